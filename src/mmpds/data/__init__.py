@@ -1,0 +1,1 @@
+"""Sources of images, the contract they meet, and how they reach a model."""

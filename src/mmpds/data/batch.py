@@ -1,0 +1,51 @@
+"""The contract between data sets and models: the only module both sides know.
+
+Shapes: B = items in a batch, H = height, W = width, C = findings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor
+
+PADDING = -1
+"""The `index` of an item that only fills a rank's last batch: it counts in no loss and in no metric."""
+
+
+class Batch(TypedDict):
+    """What every model receives.
+
+    image: float32 [B, 1, H, W], grey in [0, 1]; 0 is black (air on a radiograph).
+    label: float32 [B, C], 1 = finding present, 0 = absent, NaN = not labelled.
+    index: int64 [B], the item's row in its split's table, or `PADDING`.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+
+
+class Source(Protocol):
+    """A set of images with what is known of each; one class a data set, plain arguments, no torch needed.
+
+    table: a row an image, a RangeIndex, and the columns
+        `id` (str, unique), `group` (str, the patient: never split), a float column a finding (1, 0, NaN),
+        and, where known: `sex` ("M"/"F"), `age` (years, float), `view` ("PA"/"AP"), `caption` (str),
+        `split` ("train"/"val"/"test", the official one), `path` (str, relative to `root`).
+    findings: the names of the label columns, in the order models see them.
+    """
+
+    table: pd.DataFrame
+    findings: tuple[str, ...]
+
+    def image(self, row: int, size: int) -> np.ndarray:
+        """Image of table row `row` as uint8 [size, size] grey.
+
+        Raises:
+            BadImage: the file cannot be read; its text is the reason.
+        """
+        ...
