@@ -33,9 +33,10 @@ class Source(Protocol):
     """A set of images with what is known of each; one class a data set, plain arguments, no torch needed.
 
     table: a row an image, a RangeIndex, and the columns
-        `id` (str, unique), `group` (str, the patient: never split), a float column a finding (1, 0, NaN),
+        `id` (str, unique), `group` (str, the patient: never split), `normal` (bool: no finding at all),
+        a float column a finding (1, 0, NaN),
         and, where known: `sex` ("M"/"F"), `age` (years, float), `view` ("PA"/"AP"), `caption` (str),
-        `split` ("train"/"val"/"test", the official one), `path` (str, relative to `root`).
+        `split` ("train"/"val"/"test", the official one), `path` (str, relative to the root).
     findings: the names of the label columns, in the order models see them.
     """
 
@@ -47,5 +48,13 @@ class Source(Protocol):
 
         Raises:
             BadImage: the file cannot be read; its text is the reason.
+        """
+        ...
+
+    def digest(self, row: int) -> str:
+        """A hash that is equal for byte-identical images and for nothing else.
+
+        Raises:
+            BadImage: the file is not there or cannot be opened.
         """
         ...

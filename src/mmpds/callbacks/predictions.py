@@ -1,0 +1,83 @@
+"""What a model predicts, gathered from all ranks and kept as a table that opens in a spreadsheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from mmpds.data.batch import PADDING
+
+
+class Predictions(Callback):
+    """Collects each item's probabilities while testing or predicting.
+
+    After the stage, `prob` holds those of all ranks on every rank: float32 [N, C] in the order of the split's
+    table, every row once.
+    """
+
+    def __init__(self) -> None:
+        self.prob: np.ndarray | None = None
+        self._batches: list[dict[str, Tensor]] = []
+
+    def _start(self, *_: Any) -> None:
+        self._batches = []
+
+    def _collect(self, trainer: Any, module: Any, outputs: dict[str, Tensor], *_: Any) -> None:
+        real = outputs["index"] != PADDING
+        self._batches.append({name: value[real].cpu() for name, value in outputs.items()})
+
+    def _gather(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        mine = {name: torch.cat([batch[name] for batch in self._batches]).numpy() for name in ("prob", "index")}
+        ranks = [mine]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            ranks = [{}] * trainer.world_size
+            torch.distributed.all_gather_object(ranks, mine)
+        index = np.concatenate([rank["index"] for rank in ranks])
+        prob = np.concatenate([rank["prob"] for rank in ranks])
+        if not np.array_equal(np.sort(index), np.arange(len(index))):
+            raise RuntimeError(f"of {len(index)} gathered rows {len(np.unique(index))} are distinct: each must occur once")
+        self.prob = np.empty_like(prob)
+        self.prob[index] = prob
+
+    on_test_epoch_start = on_predict_epoch_start = _start
+    on_test_batch_end = on_predict_batch_end = _collect
+    on_test_epoch_end = on_predict_epoch_end = _gather
+
+
+def prediction_table(split: str, table: pd.DataFrame, findings: Sequence[str], prob: np.ndarray, decision: np.ndarray) -> pd.DataFrame:
+    """Rows of predictions.csv: split, id, group, then each finding's label, probability and decision.
+
+    Args:
+        split: the name of the split.
+        table: its items, N rows.
+        findings: C names.
+        prob: float [N, C] in [0, 1].
+        decision: bool [N, C].
+    """
+    columns: dict[str, Any] = {"split": split, "id": table["id"].map(_inert), "group": table["group"].map(_inert)}
+    for position, finding in enumerate(findings):
+        columns[f"{finding} label"] = table.get(finding, np.nan)
+        columns[f"{finding} probability"] = prob[:, position]
+        columns[f"{finding} decision"] = decision[:, position].astype(int)
+    return pd.DataFrame(columns)
+
+
+def _inert(cell: object) -> str:
+    # a spreadsheet runs a cell that begins like a formula (CWE-1236)
+    text = str(cell)
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def write_predictions(path: Path, tables: Sequence[pd.DataFrame]) -> None:
+    """Write the tables as one CSV, in one step."""
+    temporary = path.with_suffix(".tmp")
+    pd.concat(tables).to_csv(temporary, index=False, float_format="%.7g")
+    temporary.replace(path)

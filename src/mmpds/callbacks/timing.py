@@ -1,0 +1,285 @@
+"""What a run cost in seconds: stages, warm-up, throughput, step times, waits for data and communication."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+STAGES = ("fit", "test", "predict")
+EVENTS = 256  # CUDA event pairs kept before their times are read, which waits for the device once
+
+
+@dataclass
+class _Stage:
+    """One stage of one rank. The steady state begins after the warm-up batches.
+
+    seconds: steady time from batch end to batch end, without validation and what lies between two epochs.
+    step: milliseconds of each steady step, from the batch on the device to the end of its step.
+    """
+
+    started: float
+    total: float = 0.0
+    batches: int = 0
+    warmup: float = 0.0
+    warmup_items: Tensor | int = 0
+    items: Tensor | int = 0
+    seconds: float = 0.0
+    wait: float = 0.0
+    comm: float | None = 0.0
+    step: array[float] = field(default_factory=lambda: array("d"))
+
+    def summary(self) -> dict[str, Any]:
+        warmup_items, items, steady = int(self.warmup_items), int(self.items), self.seconds
+        percentiles = np.percentile(self.step, (50, 95, 99)) if self.step else ()
+        return {
+            "total_s": self.total,
+            "warmup_s": self.warmup,
+            "items_total": warmup_items + items,
+            "items": items,
+            "seconds": steady,
+            "step_ms": dict(zip(("p50", "p95", "p99"), map(float, percentiles), strict=False)) or None,
+            "data_wait_fraction": self.wait / steady if steady else None,
+            "comm_fraction": self.comm / steady if steady and self.comm is not None else None,
+        }
+
+
+class Timing(Callback):
+    """Measures every stage of a run on this rank; `combine` makes the `timing` section of all ranks.
+
+    Clock: `perf_counter`. On a GPU step times are those of CUDA events, and the host waits for the device
+    only where the clock stops: at the end of the warm-up, before validation, at the end of an epoch and of a
+    stage (and once in 256 steps, to read the events). Elsewhere host times would be those of launches.
+
+    Waiting for data is the time inside the loader's `next`, which Lightning marks in its profiler; loggers,
+    checkpoints and Lightning's own collectives between two steps are time, but not waiting.
+
+    Communication is measured in DDP training on CPU: from the launch of a step's last gradient bucket, when
+    the backward pass has nothing left to compute, to the end of its last all-reduce. That includes waiting
+    for slower ranks. It is None where it cannot be told from computing (GPU, other strategies, evaluation).
+
+    Args:
+        warmup_steps: the first batches of each stage, reported apart and in no other figure; at least 1.
+    """
+
+    def __init__(self, warmup_steps: int = 3) -> None:
+        if warmup_steps < 1:
+            raise ValueError(
+                f"warmup_steps={warmup_steps} must be at least 1: the first batch is never steady"
+            )
+        self.warmup_steps = warmup_steps
+        self._rank = 0
+        self._stages: dict[str, _Stage] = {}
+        self._device: torch.device | None = None
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._now: _Stage | None = None  # the stage that runs
+        self._mark: float | None = None  # where the clock stands; None: it starts with the next fetch
+        self._begin = self._fetch = self._bucket = 0.0  # when this step, fetch and last bucket began
+        self._wait = self._comm = 0.0  # seconds of this step
+        self._profiler: Any = None
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-able figures of this rank: `rank` and, for each stage that ran, what `combine` reads."""
+        return {"rank": self._rank} | {name: stage.summary() for name, stage in self._stages.items()}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin a stage; `validate` on its own is not timed."""
+        if stage not in STAGES:
+            return
+        one = trainer.world_size == 1
+        self._rank, self._device = trainer.global_rank, trainer.strategy.root_device
+        self._now = self._stages[stage] = _Stage(perf_counter(), comm=0.0 if one else None)
+        self._mark = None
+        profiler: Any = trainer.profiler  # type: ignore[attr-defined]
+        if self._profiler is not profiler:
+            self._listen(profiler)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End a stage."""
+        if self._now is not None:
+            self._pause()
+            self._now.total = perf_counter() - self._now.started
+            self._now = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep what was measured of a stage that breaks; Lightning calls no teardown then."""
+        if self._now is not None:
+            self._events.clear()  # the device may have failed
+            self._now.total = perf_counter() - self._now.started
+            self._now = None
+
+    def _listen(self, profiler: Any) -> None:
+        """Note when Lightning's profiler is told of a fetch: the only public mark around it."""
+        self._profiler = profiler
+        start, stop = profiler.start, profiler.stop
+
+        def started(action: str) -> None:
+            if action.endswith(("train_dataloader_next", "test_next", "predict_next")):
+                self._fetch = perf_counter()
+                if self._mark is None:
+                    self._mark = self._fetch
+            start(action)
+
+        def stopped(action: str) -> None:
+            stop(action)
+            if action.endswith(("train_dataloader_next", "test_next", "predict_next")):
+                self._wait += perf_counter() - self._fetch
+
+        profiler.start, profiler.stop = started, stopped
+
+    def _end_batch(self, stage: _Stage, items: Tensor) -> None:
+        stage.batches += 1
+        steady = stage.batches > self.warmup_steps
+        if not steady:
+            self._synchronize()
+            self._events.clear()
+        now = perf_counter()
+        elapsed = now - (self._begin if self._mark is None else self._mark)
+        if steady:
+            stage.seconds += elapsed
+            stage.wait += self._wait
+            stage.items = stage.items + items
+            if stage.comm is not None:
+                stage.comm += self._comm
+            if self._events:
+                self._events[-1][1].record()
+                if len(self._events) >= EVENTS:
+                    self._read_events(stage)
+            else:
+                stage.step.append(1e3 * (now - self._begin))
+        else:
+            stage.warmup += elapsed
+            stage.warmup_items = stage.warmup_items + items
+        self._wait = self._comm = 0.0
+        self._mark = now
+
+    def _pause(self) -> None:
+        """Stop the clock until the next fetch; work still on the device belongs to the steps before."""
+        if self._now is not None and self._mark is not None:
+            start = perf_counter()
+            self._synchronize()
+            if self._now.batches > self.warmup_steps:
+                self._now.seconds += perf_counter() - start
+            self._read_events(self._now)
+        self._mark, self._wait = None, 0.0
+
+    def _read_events(self, stage: _Stage) -> None:
+        if self._events:
+            self._events[-1][1].synchronize()
+            stage.step.extend(start.elapsed_time(end) for start, end in self._events)
+            self._events.clear()
+
+    def _synchronize(self) -> None:
+        if self._device is not None and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to DDP's all-reduce, where that is possible."""
+        model = trainer.strategy.model
+        if (
+            isinstance(model, DistributedDataParallel)
+            and trainer.world_size > 1
+            and self._device == torch.device("cpu")
+            and self._now is not None
+        ):
+            model.register_comm_hook(self, _timed_allreduce)
+            self._now.comm = 0.0
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Backward returns when the last all-reduce has ended."""
+        if self._bucket:
+            self._comm += perf_counter() - self._bucket
+            self._bucket = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """The batch is on the device."""
+        if self._device is not None and self._device.type == "cuda":
+            self._events.append((_event(), _event()))
+        self._begin = perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """The step is done: on CPU truly, on a GPU launched."""
+        if self._now is not None:
+            self._end_batch(self._now, (batch["index"] >= 0).sum())
+
+    on_test_batch_start = on_predict_batch_start = on_train_batch_start
+    on_test_batch_end = on_predict_batch_end = on_train_batch_end
+
+    def on_validation_start(self, *_: Any) -> None:
+        """Validation is in `fit_s` and in no throughput."""
+        self._pause()
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """What lies between two epochs is in `fit_s` and in no throughput."""
+        self._pause()
+
+
+def _event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def _timed_allreduce(timing: Timing, bucket: Any) -> torch.futures.Future[Tensor]:
+    """DDP's own averaging, bit for bit: gradients times 1/N, then their sum; notes when a bucket is launched."""
+    tensor = bucket.buffer().mul_(1.0 / dist.get_world_size())
+    work = dist.all_reduce(tensor, async_op=True)
+    timing._bucket = perf_counter()
+    return work.get_future().then(lambda future: future.value()[0])
+
+
+def combine(per_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The `timing` section of results.json (seconds, items/s, ms) from every rank's `Timing.summary()`.
+
+    Figures without a stage in their name are of the main stage: fit if it ran, else test, else predict.
+    Stage and warm-up times are those of the slowest rank; throughput is the items of all ranks over the
+    steady seconds of the slowest one; each percentile of `step_ms` is that of the worst rank; the fractions
+    are over the steady seconds of all ranks. `items` counts the steady state, `items_total` every item of
+    every stage. What did not run or could not be measured is None.
+    """
+    stages = {name: [rank[name] for rank in per_rank if name in rank] for name in STAGES}
+    main = next((name for name in STAGES if stages[name]), "fit")
+    ranks = stages[main]
+    section: dict[str, Any] = {f"{name}_s": _each(max, stages[name], "total_s") for name in STAGES}
+    section["warmup_s"] = _each(max, ranks, "warmup_s")
+    section["items"] = _each(sum, ranks, "items")
+    section["items_total"] = sum(rank["items_total"] for name in STAGES for rank in stages[name])
+    section["throughput_items_per_s"] = _throughput(ranks)
+    section |= {f"{name}_items_per_s": _throughput(stages[name]) for name in STAGES}
+    steps = [rank["step_ms"] for rank in ranks]
+    known = all(steps) and steps
+    section["step_ms"] = {p: max(step[p] for step in steps) if known else None for p in ("p50", "p95", "p99")}
+    for name in ("data_wait_fraction", "comm_fraction"):
+        spent = [None if rank[name] is None else rank[name] * rank["seconds"] for rank in ranks]
+        seconds = sum(rank["seconds"] for rank in ranks)
+        measured = [value for value in spent if value is not None]
+        section[name] = sum(measured) / seconds if ranks and len(measured) == len(ranks) else None
+    kept = ("items", "seconds", "data_wait_fraction", "comm_fraction")
+    section["per_rank"] = [
+        {"rank": rank["rank"]} | {name: rank[main][name] for name in kept}
+        for rank in per_rank
+        if main in rank
+    ]
+    return section
+
+
+def _each(
+    function: Callable[[list[float]], float], ranks: Sequence[dict[str, Any]], name: str
+) -> float | None:
+    return function([rank[name] for rank in ranks]) if ranks else None
+
+
+def _throughput(ranks: Sequence[dict[str, Any]]) -> float | None:
+    seconds = max((rank["seconds"] for rank in ranks), default=0.0)
+    return sum(rank["items"] for rank in ranks) / seconds if seconds else None

@@ -1,0 +1,216 @@
+"""Every configuration problem at once, each with its key, its value and the cure, before anything heavy loads.
+
+The library itself checks its arguments too; this is where a user of the command line learns of all of them
+in half a second instead of one by one, minutes into a job on a cluster.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpds.world import World, gpus, ranks
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+STAGES = ("fit", "test", "predict")
+REBALANCE = ("none", "balanced", "equal_normal")
+BAD_IMAGE = ("auto", "skip", "error")
+SPLIT = ("own", "official")
+RULES = ("fixed", "paper", "f1", "youden", "sensitivity@specificity", "class_specific")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that keeps a run from starting: the offending key, its value, and the cure."""
+
+    key: str
+    value: object
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}: {self.cure}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known names a user may have meant, the closest first; all of them where none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    siblings = [other for other in known if other.rpartition(".")[0] == name.rpartition(".")[0]]
+    return "did you mean " + " or ".join(close) + "?" if close else "choose from " + ", ".join(siblings or known)
+
+
+def argument_problems(argv: Sequence[str], conf: Path) -> list[Problem]:
+    """What is wrong with the overrides themselves: unknown groups' choices, unknown keys, bad syntax.
+
+    If any is, the problems of what the sound overrides compose to are added, so that one reading mends all.
+    Values of a sweep are each checked as a choice; the first one stands for the rest in the composition.
+    """
+    if any(argument in ("--hydra-help", "--version") for argument in argv):
+        return []
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    problems: list[Problem] = []
+    sound: list[str] = []
+    for text in (argument for argument in argv if "=" in argument and not argument.startswith("-")):
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            problems.append(Problem(*text.split("=", 1), f"cannot be parsed: {str(error).splitlines()[0]}"))
+            continue
+        key = override.key_or_group
+        swept = override.is_sweep_override()
+        values = list(override.sweep_string_iterator()) if swept and override.is_discrete_sweep() else [override.value()]
+        if (conf / key).is_dir() and not key.startswith("hydra"):
+            known = {path.stem for path in (conf / key).glob("*.yaml")} - {"base"}
+            bad = [v for v in map(str, values) if v not in known and not (v == "None" and key == "experiment")]
+            problems += [Problem(key, value, f"no such {key}; {nearest(value, known)}") for value in bad]
+            if bad:
+                continue
+        if not swept:
+            sound.append(text)
+        elif override.is_discrete_sweep():
+            sound.append(f"{override.input_line.split('=')[0]}={values[0]}")
+    with initialize_config_dir(str(conf), version_base="1.3"):
+
+        def fault(overrides: list[str]) -> str | None:
+            try:
+                compose("train", overrides, return_hydra_config=True)
+            except HydraException as error:
+                return str(error)
+            return None
+
+        if fault(sound):
+            groups = [text for text in sound if (conf / text.lstrip("+~").split("=")[0]).is_dir()]
+            if not fault(groups):
+                keys = _keys(compose("train", groups))
+                for text in [text for text in sound if text not in groups]:
+                    if fault([*groups, text]):
+                        key, _, value = text.lstrip("+~").partition("=")
+                        problems.append(Problem(key, value, f"no such key; {nearest(key, keys)} (+{key}=… adds a new one)"))
+                        sound.remove(text)
+            else:
+                problems.append(Problem("overrides", " ".join(groups), str(fault(groups)).splitlines()[0]))
+        if problems and not fault(sound):
+            cfg = compose("train", sound, return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            problems += config_problems(cfg, World())
+    return problems
+
+
+def _keys(cfg: Any, prefix: str = "") -> list[str]:
+    found = []
+    for key in cfg:
+        name = f"{prefix}{key}"
+        found.append(name)
+        node = cfg._get_node(key)
+        if hasattr(node, "keys") and not node._is_none() and not node._is_interpolation():
+            found += _keys(node, f"{name}.")
+    return found
+
+
+def config_problems(cfg: DictConfig, world: World) -> list[Problem]:
+    """What keeps a composed configuration from running in this world: the ranks adopted, or those to be started."""
+    launched = world.launcher != "none"
+    size = world.size if launched else ranks(cfg)
+    return [*_stage_problems(cfg), *_data_problems(cfg, size), *_model_problems(cfg), *_trainer_problems(cfg, size, launched)]
+
+
+def _exists(key: str, value: Any, what: str) -> list[Problem]:
+    if value is None or Path(str(value)).exists():
+        return []
+    return [Problem(key, value, f"no such {what}; give the path of one that exists (this is {Path.cwd()})")]
+
+
+def _stage_problems(cfg: DictConfig) -> list[Problem]:
+    found = [Problem("stages", s, f"no such stage; {nearest(str(s), STAGES)}") for s in cfg.stages if s not in STAGES]
+    if not cfg.stages:
+        found.append(Problem("stages", "[]", "nothing to do; choose from " + ", ".join(STAGES)))
+    found += _exists("checkpoint", cfg.checkpoint, "checkpoint")
+    if cfg.init_from not in (None, "imagenet") and not str(cfg.init_from).startswith("densenet121-res224-"):
+        found += _exists("init_from", cfg.init_from, "file, and no name such as imagenet or densenet121-res224-all")
+    if "fit" in cfg.stages and cfg.checkpoint:
+        found.append(Problem("checkpoint", cfg.checkpoint, "stages has fit: use init_from= to start from weights, resume= to go on"))
+    if "fit" not in cfg.stages and not cfg.checkpoint and not cfg.init_from:
+        found.append(Problem("checkpoint", None, "stages has no fit: give checkpoint=PATH, or init_from=NAME"))
+    if cfg.resume == "last":
+        runs = Path(cfg.run_dir) if cfg.run_dir else Path("runs") / (cfg.name or "train")
+        pattern = "checkpoints/last.ckpt" if cfg.run_dir else "*/checkpoints/last.ckpt"
+        if not any(runs.glob(pattern)):
+            found.append(Problem("resume", "last", f"no {runs / pattern}: nothing to go on with; resume=auto starts anew"))
+    elif cfg.resume not in (None, "auto"):
+        found += _exists("resume", cfg.resume, "checkpoint")
+    if "predict" in cfg.stages and not cfg.data.get("predict_root"):
+        found.append(Problem("data.predict_root", None, "stages has predict: give a folder of images"))
+    return found
+
+
+def _data_problems(cfg: DictConfig, world: int) -> list[Problem]:
+    from omegaconf import OmegaConf
+
+    data, found = cfg.data, []
+    elsewhere = "fit" not in cfg.stages and (data.get("test_root") or data.get("predict_root"))
+    if OmegaConf.is_missing(data, "root"):
+        if not elsewhere:
+            found.append(Problem("data.root", "???", "give the folder that holds the data set: data.root=PATH"))
+    else:
+        found += _exists("data.root", data.get("root"), "folder")
+    for key in ("test_root", "predict_root"):
+        found += _exists(f"data.{key}", data.get(key), "folder")
+    for key, known in (("rebalance", REBALANCE), ("on_bad_image", BAD_IMAGE), ("split", SPLIT)):
+        if data.get(key, known[0]) not in known:
+            found.append(Problem(f"data.{key}", data[key], nearest(str(data[key]), known)))
+    for key in ("size", "batch_size"):
+        if not isinstance(data[key], int) or data[key] < 1:
+            found.append(Problem(f"data.{key}", data[key], "give a whole number above zero"))
+    if isinstance(data.size, int) and 0 < data.size < 32:
+        found.append(Problem("data.size", data.size, "DenseNet halves the image five times: give 32 or more"))
+    if isinstance(data.batch_size, int) and data.batch_size > 0 and data.batch_size % world:
+        near = max(world, round(data.batch_size / world) * world)
+        found.append(
+            Problem("data.batch_size", data.batch_size, f"does not divide over {world} ranks; give a multiple, such as {near}")
+        )
+    if len(data.fractions) != 3 or min(data.fractions) < 0 or abs(sum(data.fractions) - 1) > 1e-6:
+        found.append(Problem("data.fractions", list(data.fractions), "give three shares (train, val, test) that add up to 1"))
+    return found
+
+
+def _model_problems(cfg: DictConfig) -> list[Problem]:
+    rule = cfg.model.get("threshold", {}).get("rule", "f1")
+    if rule not in RULES:
+        return [Problem("model.threshold.rule", rule, f"no such rule; {nearest(str(rule), RULES)}")]
+    return []
+
+
+def _trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Problem]:
+    trainer, found = cfg.trainer, []
+    choice = "trainer"
+    if trainer.accelerator == "gpu" and not (here := gpus()):
+        found.append(Problem(choice, trainer.accelerator, "no GPU here; use trainer=cpu or trainer=mpi_cpu"))
+    elif trainer.accelerator == "gpu" and trainer.launcher == "mpi" and not launched and world > here:
+        found.append(Problem("ranks", world, f"this node has {here} GPUs: give ranks={here}, or start the ranks with mpirun or srun"))
+    if cfg.ranks != "auto" and (not isinstance(cfg.ranks, int) or cfg.ranks < 1):
+        found.append(Problem("ranks", cfg.ranks, "give a whole number above zero, or auto"))
+    elif cfg.ranks != "auto" and launched and cfg.ranks != world:
+        found.append(Problem("ranks", cfg.ranks, f"the launcher started {world}; leave ranks out, it says how many"))
+    elif cfg.ranks not in ("auto", 1) and trainer.launcher == "none" and not launched:
+        found.append(Problem("ranks", cfg.ranks, "this trainer is one process; use trainer=mpi_cpu or trainer=mpi_gpu"))
+    if launched and trainer.launcher == "none" and world > 1:
+        found.append(Problem(choice, "one process", f"{world} ranks were started; use trainer=mpi_cpu or trainer=mpi_gpu"))
+    devices, nodes = trainer.get("devices", "auto"), trainer.get("num_nodes", 1)
+    if isinstance(devices, int) and trainer.launcher != "none" and devices * nodes != world:
+        cure = f"devices x num_nodes = {devices} x {nodes} = {devices * nodes}, but there are {world} ranks; leave both out"
+        found.append(Problem("trainer.devices", devices, cure))
+    if trainer.threads != "auto" and (not isinstance(trainer.threads, int) or trainer.threads < 1):
+        found.append(Problem("trainer.threads", trainer.threads, "give a whole number above zero, or auto"))
+    if cfg.mpirun != "auto" and trainer.launcher == "mpi":
+        found += _exists("mpirun", cfg.mpirun, "program")
+    return found

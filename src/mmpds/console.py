@@ -1,0 +1,124 @@
+"""All that a person reads in the terminal: the help page, problems, the closing tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmpds.check import Problem
+
+USAGE = """\
+mmpds {version}: train, evaluate and generate with multi-modal medical-imaging models, on one core or on a cluster.
+
+  python train.py experiment=NAME trainer=NAME [key=value ...]      one run
+  python train.py -m experiment=NAME trainer=A,B,C seed=1,2,3       a sweep: every combination
+"""
+GROUPS = {"experiment": "Experiments", "trainer": "Trainers", "model": "Models", "data": "Data sets",
+          "logger": "Loggers", "callbacks": "Callbacks"}  # fmt: skip
+FOOTER = """\
+Often used: stages=[fit,test] seed=1 ranks=4 run_dir=PATH resume=last checkpoint=FILE data.root=PATH data.size=224
+  --cfg job     print the composed configuration       --hydra-help   Hydra's own options
+"""
+
+
+def say(text: str) -> None:
+    """A line for the user on standard error, where tables and results do not go."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def print_help(conf: Path) -> int:
+    """The help page: what every group offers, told by the first comment of each of its files."""
+    from mmpds import __version__
+
+    lines = [USAGE.format(version=__version__)]
+    for group, title in GROUPS.items():
+        names = {path.stem: _first_comment(path) for path in sorted((conf / group).glob("*.yaml"))}
+        names.pop("base", None)
+        width = max(map(len, names), default=0)
+        lines += [f"{title} ({group}=…)", *(f"  {name:<{width}}  {text}" for name, text in names.items()), ""]
+    sys.stdout.write("\n".join(lines) + "\n" + FOOTER)
+    return 0
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text().splitlines()
+    return next((line[2:] for line in lines if line.startswith("# ") and not line.startswith("# @")), "")
+
+
+def print_problems(problems: Sequence[Problem]) -> int:
+    """List every configuration problem; returns the exit status 2."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    say("\n".join([f"mmpds: {count} in the configuration", *(f"  {problem}" for problem in problems)]))
+    return 2
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on standard output; the first column is left-aligned, the others right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for position, column in enumerate(columns):
+        drawn.add_column(column, justify="right" if position else "left", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*row)
+    console = Console()
+    if not console.is_terminal:  # a pipe or a log has no width to fit: never cut a figure off
+        console = Console(width=160)
+    console.print(drawn)
+
+
+
+
+
+def print_results(result: Mapping[str, Any], run_dir: Path) -> None:
+    """The closing tables of a run: metrics a finding with intervals, then time, energy and where it all lies."""
+    metrics, intervals = result.get("metrics", {}), result.get("intervals", {})
+    names = list(dict.fromkeys(n.rsplit("/", 1)[1] for n in metrics if n.startswith("test/auroc/")))
+    counts = result.get("counts", {})
+
+    def figure(name: str) -> str:
+        if name not in metrics:
+            return "–"
+        low_high = intervals.get(name)
+        return f"{metrics[name]:.3f}" + (f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else "")
+
+    if names:
+        title = f"Test, {counts.get('test/items', 0):,} images of {counts.get('test/groups', 0):,} patients; 95 % intervals by patient"
+        shown = ("auroc", "average_precision", "f1", "precision", "recall", "specificity")
+        heads = ["finding", "positives", "ROC-AUC", "AP", "F1", "precision", "recall", "specificity"]
+        rows = [
+            [name, f"{counts[key]:,}" if (key := f"test/positives/{name}") in counts else "", *(figure(f"test/{m}/{name}") for m in shown)]
+            for name in names
+        ]
+        table(title, heads, rows)
+    if "test/false_positive_rate/No Finding" in metrics:
+        say_out(f"  No Finding flagged for any finding: {figure('test/false_positive_rate/No Finding')}")
+    for warning in result.get("warnings", []):
+        say_out(f"  ! {warning}")
+    timing, energy, memory = result.get("timing", {}), result.get("energy", {}), result.get("memory", {})
+    spent = [f"{label} {timing[key]:.1f} s" for key, label in _STAGES.items() if timing.get(key)]
+    if (rate := timing.get("throughput_items_per_s")) is not None:
+        spent.append(f"{rate:.1f} images/s")
+    if energy.get("joules") is not None:
+        spent.append(f"{energy['joules']:,.0f} J ({'estimated' if energy['method'] == 'estimate' else energy['method']})")
+    if memory.get("peak_rss_bytes"):
+        spent.append(f"{memory['peak_rss_bytes'] / 2**30:.1f} GiB")
+    ranks = result.get("world_size", 1)
+    place = f"{ranks} rank{'s' * (ranks > 1)} × {result.get('threads_per_rank', 1)} thread{'s' * (result.get('threads_per_rank', 1) > 1)}"
+    say_out(f"  {place}: " + " · ".join(spent))
+    say_out(f"  {run_dir}")
+
+
+_STAGES = {"startup_s": "start-up", "build_s": "build", "load_s": "load", "fit_s": "fit", "test_s": "test", "predict_s": "predict"}
+
+
+def say_out(text: str) -> None:
+    """A line of results on standard output."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

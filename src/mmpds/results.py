@@ -1,0 +1,141 @@
+"""The schema of results.json and the files a run directory must hold: write, read, tabulate."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+SCHEMA = 1
+FILE = "results.json"
+CONFIG = "config.yaml"
+PACKAGES = ("mmpds", "torch", "lightning", "torchmetrics", "torchvision", "torchxrayvision", "mpi4py", "numpy")
+
+
+def save_config(cfg: DictConfig, run_dir: Path, command: list[str], started: float) -> None:
+    """Write the resolved configuration and a results.json that says `interrupted` until someone knows better.
+
+    A run that is killed outright can write nothing any more; what is on disk then is already the truth.
+    """
+    from omegaconf import OmegaConf
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+    overrides = [argument for argument in command if "=" in argument and not argument.startswith("-")]
+    write(
+        run_dir,
+        {
+            "schema": SCHEMA,
+            "experiment": cfg.name or "train",
+            "run_id": run_dir.name,
+            "status": "interrupted",
+            "error": None,
+            "command": " ".join(["python", "train.py", *command]),
+            "overrides": overrides,
+            "started": started,
+            "git_commit": git_commit(),
+            "seed": cfg.seed,
+            "versions": versions(),
+        },
+    )
+
+
+def write(run_dir: Path, content: Mapping[str, Any]) -> None:
+    """Write results.json atomically; NaN and infinities become null, for JSON knows neither."""
+    write_text(run_dir / FILE, json.dumps(_finite(dict(content)), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content in one step: a reader or a crash sees the old text or the new, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(run_dir: Path) -> dict[str, Any]:
+    """The results.json of a run directory; {} where there is none."""
+    path = Path(run_dir) / FILE
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def status(run_dir: Path) -> str | None:
+    """finished, failed, interrupted, or None where there is no results.json."""
+    return read(run_dir).get("status")
+
+
+def mark_failed(run_dir: Path, error: str) -> None:
+    """Set the status of a run that cannot do it itself any more; a full disk must not hide the error."""
+    with contextlib.suppress(OSError):
+        write(run_dir, read(run_dir) | {"status": "failed", "error": error})
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The last.ckpt of the newest run below `folder` that has one."""
+    found = sorted(folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def git_commit() -> str | None:
+    """Commit of the source, with `-dirty` when it was changed; None outside a checkout."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        ).stdout.strip() or None  # fmt: skip
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def hardware(gpu_names: list[str], cores: int) -> dict[str, Any]:
+    """CPU model, usable cores, GPUs and memory in bytes of this node."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"cpu": cpu, "cores": cores, "gpu": gpu_names, "memory_bytes": memory}
+
+
+def flatten(result: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of a table: the run's name, status, overrides and every scalar figure, with dotted names."""
+    row: dict[str, Any] = {"run": result.get("run_id"), "status": result.get("status")}
+    for section in ("metrics", "timing", "energy", "memory"):
+        for name, value in (result.get(section) or {}).items():
+            if isinstance(value, int | float | str) or value is None:
+                row[name if section == "metrics" else f"{section}.{name}"] = value
+    row["error"] = result.get("error")
+    return row
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,114 @@
+"""A sweep: where its jobs go, which are done already, and the one table that sums it up."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpds import launch, results
+from mmpds.check import config_problems
+from mmpds.console import print_problems, say, table
+from mmpds.world import World, ranks
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
+    from omegaconf import DictConfig
+
+OVERRIDES = "overrides.txt"
+HEADLINE = ("test/auroc/macro", "test/average_precision/macro", "test/f1/macro", "timing.fit_s",
+            "timing.throughput_items_per_s", "energy.joules")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One `-m` command: its arguments for Hydra, and the folder that holds a folder a job."""
+
+    argv: list[str]
+    folder: Path
+
+    @classmethod
+    def of(cls, argv: list[str]) -> Sweep | None:
+        """The sweep that a command line asks for, or None; resume_sweep=true finds the newest of the same overrides."""
+        if not {"-m", "--multirun"} & set(argv):
+            return None
+        plain = [argument for argument in argv if not argument.startswith(("resume_sweep=", "hydra.sweep.dir="))]
+        given = next((a.split("=", 1)[1] for a in argv if a.startswith("hydra.sweep.dir=")), None)
+        text = "\n".join(sorted(argument for argument in plain if "=" in argument))
+        folder = Path(given or Path("sweeps") / time.strftime("%Y%m%d-%H%M%S"))
+        if "resume_sweep=true" in [argument.lower() for argument in argv] and not given:
+            same = [path.parent for path in Path("sweeps").glob(f"*/{OVERRIDES}") if path.read_text() == text]
+            folder = max(same, key=lambda path: path.name, default=folder)
+        if not {"--cfg", "-c", "--info", "-i"} & set(argv):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / OVERRIDES).write_text(text)
+        return cls([*plain, f"hydra.sweep.dir={folder}"], folder)
+
+    def run(self, cfg: DictConfig, hydra: HydraConf) -> float | None:
+        """One job, in processes of its own so that jobs share no state; a failure ends this job alone.
+
+        Returns:
+            The figure named by cfg.objective for a sweeper that optimises; NaN where the job failed.
+        """
+        overrides = list(hydra.overrides.task)
+        run_dir = Path(cfg.run_dir or Path(hydra.sweep.dir) / job_folder(overrides))
+        if results.status(run_dir) == "finished":
+            say(f"mmpds: {run_dir.name} is finished already")
+        else:
+            say(f"mmpds: job {hydra.job.num}: {' '.join(overrides)}")
+            cfg.run_dir = str(run_dir)
+            results.save_config(cfg, run_dir, overrides, time.time())
+            if problems := config_problems(cfg, World()):
+                print_problems(problems)
+                results.mark_failed(run_dir, "configuration: " + "; ".join(map(str, problems)))
+            else:
+                launch.spawn(launch.launcher_command(cfg, ranks(cfg)), run_dir, os.environ)
+        metrics = results.read(run_dir).get("metrics") or {}
+        return float(metrics.get(cfg.objective, float("nan")))
+
+    def finish(self) -> int:
+        """Print and write the table of all jobs; returns 1 if any is not finished."""
+        jobs = [results.read(path.parent) for path in sorted(self.folder.glob(f"*/{results.FILE}"))]
+        if not jobs:
+            return 0
+        rows = [{"job": job["run_id"]} | results.flatten(job) for job in jobs]
+        write_csv(self.folder / "summary.csv", rows)
+        shown = [name for name in HEADLINE if any(row.get(name) is not None for row in rows)]
+        cells = [[row["job"], row["status"], *(_figure(row.get(name)) for name in shown)] for row in rows]
+        heads = ["job", "status", *(name.removeprefix("timing.").removeprefix("test/") for name in shown)]
+        results.write_text(self.folder / "summary.md", markdown(heads, cells))
+        table(f"Sweep, {len(jobs)} jobs", heads, cells)
+        sys.stdout.write(f"  {self.folder}/summary.md, summary.csv\n")
+        return int(any(job["status"] != "finished" for job in jobs))
+
+
+def job_folder(overrides: list[str]) -> str:
+    """A folder name for a job: its overrides, made safe; a hash stands in where they are too long."""
+    name = ",".join(sorted(overrides)).replace("/", "_")
+    return name if len(name) <= 150 else name[:120] + "-" + hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows whose keys may differ; a column a key, in order of first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)

@@ -1,0 +1,99 @@
+"""Where this process stands among its run's ranks, and what of the machine it may use.
+
+Nothing here imports torch: ranks must be known and threads capped before its import.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# rank, world size, local rank, local size, as each launcher names them
+LAUNCHERS = {
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    "mpich": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among its run's ranks."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    launcher: str = "none"
+
+
+def adopt(environ: MutableMapping[str, str]) -> World:
+    """The world that the launcher's environment describes; sets RANK, LOCAL_RANK and WORLD_SIZE in it.
+
+    Lightning reads these at its import and knows no MPI's own variables: without this every MPI rank
+    believes it is rank 0.
+    """
+    for launcher, (rank, size, local_rank, local_size) in LAUNCHERS.items():
+        if rank in environ and size in environ:
+            world = World(
+                rank=int(environ[rank]),
+                size=int(environ[size]),
+                local_rank=int(environ.get(local_rank, environ[rank])),
+                # Slurm writes "2(x3)": two tasks on each of three nodes
+                local_size=int(re.split(r"[(,]", environ.get(local_size, environ[size]))[0]),
+                launcher=launcher,
+            )
+            environ["RANK"], environ["LOCAL_RANK"] = str(world.rank), str(world.local_rank)
+            environ["WORLD_SIZE"], environ["LOCAL_WORLD_SIZE"] = str(world.size), str(world.local_size)
+            return world
+    return World()
+
+
+def cores() -> int:
+    """Physical cores this process may use: its affinity mask and the machine's topology, whichever is less."""
+    import psutil
+
+    return max(1, min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1))
+
+
+def gpus() -> int:
+    """GPUs this process may use, counted without loading torch."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except Exception:  # no driver, no library, no device: all mean none
+        return 0
+
+
+def ranks(cfg: DictConfig) -> int:
+    """How many ranks the configuration asks for, outside any launcher."""
+    if cfg.trainer.launcher == "none":
+        return 1
+    if cfg.ranks != "auto":
+        return int(cfg.ranks)
+    if tasks := os.environ.get("SLURM_NTASKS"):
+        return int(tasks)
+    return max(1, gpus()) if cfg.trainer.accelerator == "gpu" else cores()
+
+
+def threads(cfg: DictConfig, local_size: int) -> int:
+    """CPU threads a rank may use: N ranks times all cores would fight for the machine."""
+    wanted = cfg.trainer.threads
+    return max(1, cores() // local_size) if wanted == "auto" else int(wanted)
+
+
+def cap_threads(count: int, environ: MutableMapping[str, str]) -> None:
+    """Limit the OpenMP and BLAS pools; must precede the import of numpy and torch."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        environ[name] = str(count)

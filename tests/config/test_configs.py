@@ -1,0 +1,131 @@
+"""Every yaml composes, says what it is in its first comment, and every problem is told at once."""
+
+import itertools
+import subprocess
+import sys
+import time
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from mmpds import check, console
+from mmpds.world import World
+from tests.conftest import ROOT
+
+CONF = ROOT / "conf"
+GROUPS = {group: sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem != "base") for group in console.GROUPS}
+
+
+@pytest.fixture(autouse=True)
+def composer():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides):
+    cfg = compose("train", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])
+def test_every_choice_composes_and_introduces_itself(group, name):
+    cfg = composed(f"{group}={name}")
+    assert console._first_comment(CONF / group / f"{name}.yaml")
+    stack = [OmegaConf.to_container(cfg[group] if group != "experiment" else cfg, resolve=False)]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            if str(node.get("_target_", "")).startswith("mmpds."):
+                module, _, attribute = node["_target_"].rpartition(".")
+                __import__(module)
+                assert hasattr(sys.modules[module], attribute), node["_target_"]
+            stack += [value for key, value in node.items() if key != "hydra"]
+
+
+@pytest.mark.parametrize(("experiment", "trainer"), list(itertools.product(GROUPS["experiment"], GROUPS["trainer"])))
+def test_every_experiment_goes_with_every_trainer(experiment, trainer):
+    cfg = composed(f"experiment={experiment}", f"trainer={trainer}")
+    assert cfg.name == experiment
+    assert get_class(cfg.model._target_)
+    keys = {problem.key for problem in check.config_problems(cfg, World())}
+    # without a GPU and without data on this machine, that is all that may be wrong
+    assert keys <= {"data.root", "trainer", "ranks"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "cure"),
+    [
+        (["data=chest_xray"], "data.root", "data.root=PATH"),
+        (["data=chest_xray", "data.root=/nowhere"], "data.root", "no such folder"),
+        (["trainer=mpi_cpu", "ranks=3"], "data.batch_size", "give a multiple, such as 33"),
+        (["trainer=mpi_cpu", "ranks=2", "+trainer.devices=4"], "trainer.devices", "4 x 1 = 4, but there are 2 ranks"),
+        (["trainer=cpu", "ranks=4"], "ranks", "use trainer=mpi_cpu"),
+        (["resume=last", "run_dir=/nowhere"], "resume", "resume=auto"),
+        (["resume=/nowhere/last.ckpt"], "resume", "no such checkpoint"),
+        (["stages=[test]"], "checkpoint", "give checkpoint=PATH"),
+        (["stages=[tset]"], "stages", "did you mean test?"),
+        (["stages=[predict]", "init_from=imagenet"], "data.predict_root", "folder of images"),
+        (["init_from=resnet"], "init_from", "densenet121-res224-all"),
+        (["model.threshold.rule=yuden"], "model.threshold.rule", "did you mean youden?"),
+        (["data.rebalance=equal"], "data.rebalance", "equal_normal"),
+        (["data.fractions=[0.5,0.5,0.5]"], "data.fractions", "add up to 1"),
+        (["data.size=8"], "data.size", "32 or more"),
+        (["trainer.threads=0"], "trainer.threads", "above zero"),
+    ],
+)
+def test_problems_name_the_key_and_the_cure(overrides, key, cure):
+    problems = check.config_problems(composed(*overrides), World())
+    assert [cure in problem.cure for problem in problems if problem.key == key] == [True]
+
+
+def test_a_gpu_trainer_without_a_gpu_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (problem,) = check.config_problems(composed("trainer=gpu"), World())
+    assert problem.cure == "no GPU here; use trainer=cpu or trainer=mpi_cpu"
+
+
+def test_more_ranks_than_gpus_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert not check.config_problems(composed("trainer=mpi_gpu"), World())
+    (problem,) = check.config_problems(composed("trainer=mpi_gpu", "ranks=4"), World())
+    assert (problem.key, "2 GPUs" in problem.cure) == ("ranks", True)
+
+
+def train(*arguments):
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return done, time.perf_counter() - began
+
+
+def test_all_problems_at_once_with_status_2_and_no_traceback():
+    done, _ = train("experiment=dmeo", "trainer=gpux", "data.sizee=3", "nonsense=1", "data.batch_size=0", "data.root=/nope")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "mmpds: 6 problems in the configuration" in done.stderr
+    for fragment in (
+        "experiment=dmeo: no such experiment; did you mean demo?", "trainer=gpux: no such trainer", "data.sizee=3: no such key; did you mean data.size",
+        "nonsense=1: no such key", "data.batch_size=0: give", "data.root=/nope: no such folder",
+    ):  # fmt: skip
+        assert fragment in done.stderr
+
+
+def test_help_lists_everything_quickly():
+    train("--help")  # the first call pays for the disk
+    done, seconds = train("--help")
+    assert done.returncode == 0
+    for names in GROUPS.values():
+        assert all(name in done.stdout for name in names)
+    assert seconds < 1.0
+
+
+def test_printing_the_configuration_is_quick():
+    train("--cfg", "job")
+    done, seconds = train("experiment=demo", "--cfg", "job")
+    assert done.returncode == 0
+    assert "max_epochs: 5" in done.stdout
+    assert seconds < 1.5

@@ -1,0 +1,212 @@
+"""Times are what a run with known delays must take; DDP's averaging stays its own, bit for bit."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader, Dataset
+
+from mmpds.callbacks.timing import Timing, combine
+
+STEP, WAIT, VALIDATION = 0.02, 0.01, 0.15
+QUIET = {
+    "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+    "enable_model_summary": False, "num_sanity_val_steps": 1, "use_distributed_sampler": False,
+}  # fmt: skip
+
+
+class Slow(Dataset):
+    """Batches of 4 that take WAIT to load; the last item of each third batch only pads."""
+
+    def __init__(self, batches: int, wait: float = WAIT) -> None:
+        self.batches, self.wait = batches, wait
+
+    def __len__(self):
+        return self.batches
+
+    def __getitem__(self, row):
+        time.sleep(self.wait)
+        index = torch.arange(4) + 4 * row
+        index[3] = -1 if row % 3 == 2 else index[3]
+        image = torch.rand(4, 8, generator=torch.Generator().manual_seed(row))
+        return {"image": image, "index": index}
+
+
+class Tiny(LightningModule):
+    def __init__(self, step: float = STEP) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))
+        self.step = step
+
+    def forward(self, batch):
+        time.sleep(self.step)
+        return self.layers(batch["image"]).square().mean()
+
+    def training_step(self, batch, _):
+        return self(batch)
+
+    def validation_step(self, batch, _):
+        time.sleep(VALIDATION)
+
+    def test_step(self, batch, _):
+        self(batch)
+
+    def predict_step(self, batch, _):
+        return self(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def loader(batches, wait=WAIT):
+    return DataLoader(Slow(batches, wait), batch_size=None)
+
+
+@pytest.fixture(scope="module")
+def timed():
+    timing = Timing()
+    trainer = Trainer(max_epochs=2, callbacks=[timing], **QUIET)
+    model = Tiny()
+    trainer.fit(model, loader(9), loader(1))
+    trainer.test(model, loader(6), verbose=False)
+    trainer.predict(model, loader(2))
+    return json.loads(json.dumps(timing.summary()))
+
+
+def test_training(timed):
+    fit = timed["fit"]
+    assert fit["items_total"] == 2 * (9 * 4 - 3)
+    assert fit["items"] == fit["items_total"] - (3 * 4 - 1)
+    assert fit["seconds"] >= 15 * (STEP + WAIT)
+    assert fit["seconds"] < 15 * (STEP + WAIT) + VALIDATION  # two validations are left out, not even one is in
+    assert fit["total_s"] > fit["seconds"] + fit["warmup_s"] + 2 * VALIDATION
+    assert fit["warmup_s"] >= 3 * (STEP + WAIT)
+    assert STEP * 1e3 <= fit["step_ms"]["p50"] <= fit["step_ms"]["p95"] <= fit["step_ms"]["p99"]
+    assert fit["data_wait_fraction"] == pytest.approx(15 * WAIT / fit["seconds"], rel=0.25)
+    assert fit["comm_fraction"] == 0
+
+
+def test_section(timed):
+    section = combine([timed])
+    assert section["throughput_items_per_s"] == timed["fit"]["items"] / timed["fit"]["seconds"]
+    assert section["fit_items_per_s"] == section["throughput_items_per_s"]
+    assert section["test_items_per_s"] == timed["test"]["items"] / timed["test"]["seconds"]
+    assert section["predict_items_per_s"] is None  # two batches never leave the warm-up
+    assert section["predict_s"] > 2 * (STEP + WAIT)
+    assert section["items_total"] == 66 + 22 + 8
+    assert section["per_rank"] == [
+        {"rank": 0} | {k: timed["fit"][k] for k in ("items", "seconds", "data_wait_fraction", "comm_fraction")}
+    ]
+
+
+def stage(items, seconds, step, wait, comm):
+    return {
+        "total_s": seconds + 1, "warmup_s": 0.5, "items_total": items, "items": items, "seconds": seconds,
+        "step_ms": {"p50": step, "p95": step, "p99": step}, "data_wait_fraction": wait, "comm_fraction": comm,
+    }  # fmt: skip
+
+
+def test_ranks_are_combined_by_the_slowest():
+    ranks = [{"rank": 0, "fit": stage(10, 2.0, 5.0, 0.5, 0.1)}, {"rank": 1, "fit": stage(12, 4.0, 4.0, 0.2, 0.4)}]
+    section = combine(ranks)
+    assert section["throughput_items_per_s"] == 22 / 4
+    assert section["fit_s"] == 5
+    assert section["test_s"] is None
+    assert section["step_ms"]["p95"] == 5
+    assert section["data_wait_fraction"] == pytest.approx((1 + 0.8) / 6)
+    assert section["comm_fraction"] == pytest.approx((0.2 + 1.6) / 6)
+    ranks[1]["fit"]["comm_fraction"] = None
+    assert combine(ranks)["comm_fraction"] is None
+
+
+def test_nothing_ran():
+    section = combine([Timing().summary()])
+    assert section["throughput_items_per_s"] is None
+    assert section["step_ms"] == {"p50": None, "p95": None, "p99": None}
+    assert section["per_rank"] == []
+
+
+def test_a_run_that_breaks_keeps_its_times():
+    class Breaks(Tiny):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 5:
+                raise ValueError("broken")
+            return self(batch)
+
+    timing = Timing(warmup_steps=2)
+    with pytest.raises(ValueError, match="broken"):
+        Trainer(max_epochs=1, callbacks=[timing], **QUIET).fit(Breaks(0.0), loader(9, 0.0))
+    assert combine([timing.summary()])["items"] == 3 * 4 - 1
+    assert combine([timing.summary()])["fit_s"] > 0
+
+
+def test_warmup_must_be_positive():
+    with pytest.raises(ValueError, match="warmup_steps=0"):
+        Timing(warmup_steps=0)
+
+
+def worker(out: Path, timed: bool) -> None:
+    """One rank of a DDP run; rank 1 computes for longer, so rank 0 waits in the all-reduce."""
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from lightning.pytorch.strategies import DDPStrategy
+
+    rank = int(os.environ["LOCAL_RANK"])
+    timing = Timing()
+    torch.manual_seed(0)
+
+    class Skewed(Tiny):
+        def on_after_backward(self):
+            self.last = [p.grad.clone() for p in self.parameters()]
+
+        def forward(self, batch):
+            time.sleep(0.02 * rank)
+            return self.layers(batch["image"] + rank).square().mean()
+
+    model = Skewed()
+    trainer = Trainer(
+        max_epochs=1, devices=int(os.environ["WORLD_SIZE"]), callbacks=[timing] if timed else [],
+        strategy=DDPStrategy(cluster_environment=LightningEnvironment(), process_group_backend="gloo"), **QUIET,
+    )  # fmt: skip
+    trainer.fit(model, loader(9, 0.0), loader(1, 0.0))
+    torch.save({"state": model.state_dict(), "grads": model.last, "summary": timing.summary()}, out / f"{timed}-{rank}")
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ddp_averages_as_ever_and_says_how_long_it_takes(tmp_path, world):
+    processes = []
+    for timed in (True, False):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        for rank in range(world):
+            variables = {
+                "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+                "NODE_RANK": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path),
+            }  # fmt: skip
+            command = [sys.executable, __file__, str(tmp_path), str(timed)]
+            processes.append(subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True))
+        for process in processes:
+            error = process.communicate(timeout=100)[1]
+            assert process.returncode == 0, error
+        processes.clear()
+    runs = {path.name: torch.load(path, weights_only=True) for path in tmp_path.iterdir()}
+    for rank in range(world):
+        timed, plain = runs[f"True-{rank}"], runs[f"False-{rank}"]
+        assert all(torch.equal(a, b) for a, b in zip(timed["grads"], plain["grads"], strict=True))
+        assert all(torch.equal(timed["state"][key], value) for key, value in plain["state"].items())
+    ranks = [runs[f"True-{rank}"]["summary"] for rank in range(world)]
+    assert [rank["rank"] for rank in ranks] == list(range(world))
+    assert 0.5 < ranks[0]["fit"]["comm_fraction"] < 1  # waits for the slower ranks
+    assert 0 < ranks[-1]["fit"]["comm_fraction"] < 0.5
+    assert combine(ranks)["items"] == world * (6 * 4 - 2)
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]), sys.argv[2] == "True")

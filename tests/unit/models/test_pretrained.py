@@ -1,0 +1,262 @@
+"""Weights keep their function on the way from every format into ours; nothing untrusted is loaded."""
+
+import hashlib
+import http.server
+import os
+import pickle
+import threading
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mmpds.models import pretrained
+from mmpds.models.pretrained import PretrainedError, densenet121
+
+NAME = "densenet121-res224-nih"
+LABELS = ["Atelectasis", "", "Pleural_Thickening", "Pneumonia"]
+FINDINGS = ("Pneumonia", "pleural thickening", "Zebra")
+IMAGES = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def xray():
+    with warnings.catch_warnings():
+        from torchxrayvision.models import DenseNet
+    torch.manual_seed(0)
+    return DenseNet(growth_rate=8, block_config=(2, 2), num_init_features=8, num_classes=len(LABELS)).eval()
+
+
+def body(model: nn.Module) -> nn.Module:
+    """An empty one-channel body and classifier of the same shape."""
+    from torchxrayvision.models import DenseNet
+
+    return DenseNet(growth_rate=8, block_config=(2, 2), num_init_features=8, num_classes=3).eval()
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A download server on this machine in the place of GitHub: its folder and the paths that were asked for."""
+    folder, asked = tmp_path / "server", []
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, directory=str(folder), **kwargs)
+
+        def do_GET(self):  # noqa: N802
+            asked.append(self.path)
+            if self.path == "/moved.pt":
+                self.send_response(302)
+                self.send_header("Location", "http://elsewhere.invalid/weights.pt")
+                self.end_headers()
+            elif self.path == "/cut.pt":
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"half")
+            else:
+                super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{httpd.server_port}/"
+        monkeypatch.setattr(pretrained, "TRUSTED", (address,))
+        monkeypatch.setattr(pretrained, "_published", lambda _: (f"{address}weights.pt", LABELS))
+        for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(variable, raising=False)
+        yield folder, asked, address
+        httpd.shutdown()
+
+
+@pytest.mark.parametrize("zipfile", [True, False], ids=["torch>=1.6", "torch<1.6"])
+def test_torchxrayvision_weights_compute_the_same(xray, server, tmp_path, zipfile):
+    folder, asked, _ = server
+    torch.save(xray, folder / "weights.pt", _use_new_zipfile_serialization=zipfile)
+    filters = list(warnings.filters)
+    found = densenet121(NAME, FINDINGS, cache_dir=tmp_path / "cache")
+    assert warnings.filters == filters
+
+    target = body(xray)
+    fresh = target.classifier.weight[2].clone()
+    found.load_into(target.features, target.classifier, FINDINGS)
+    with torch.no_grad():
+        expected = xray.features(IMAGES * 2048 - 1024)
+        torch.testing.assert_close(
+            target.features(found.scale * IMAGES + found.shift), expected, rtol=1e-5, atol=1e-5
+        )
+    assert list(found.rows) == ["Pneumonia", "pleural thickening"]
+    torch.testing.assert_close(target.classifier.weight[:2], xray.classifier.weight[[3, 2]])
+    torch.testing.assert_close(target.classifier.bias[:2], xray.classifier.bias[[3, 2]])
+    torch.testing.assert_close(target.classifier.weight[2], fresh)
+
+    (tmp_path / "cache" / f"{NAME}.pt").unlink()  # only the safetensors is read from now on
+    again = densenet121(NAME, FINDINGS, cache_dir=tmp_path / "cache")
+    assert all(torch.equal(again.features[key], value) for key, value in found.features.items())
+    assert asked == ["/weights.pt"]
+
+
+def test_a_changed_file_is_refused_and_leaves_nothing(xray, server, tmp_path):
+    folder, _, _ = server
+    cache = tmp_path / "cache"
+    torch.save(xray, folder / "weights.pt")
+    good = hashlib.sha256((folder / "weights.pt").read_bytes()).hexdigest()
+    densenet121(NAME, FINDINGS, cache_dir=cache, sha256=good.upper())
+    with pytest.raises(PretrainedError, match="stems from a file of SHA-256"):
+        densenet121(NAME, FINDINGS, cache_dir=cache, sha256="0" * 64)
+
+    (cache / f"{NAME}.safetensors").unlink()
+    (cache / f"{NAME}.pt").unlink()
+    (folder / "weights.pt").write_bytes(b"something else")
+    with pytest.raises(PretrainedError, match="damaged or replaced"):
+        densenet121(NAME, FINDINGS, cache_dir=cache)
+    assert {path.name for path in cache.iterdir()} == {f".{NAME}.lock", f"{NAME}.pt.sha256"}
+
+
+def test_wrong_expected_hash_stops_the_first_download(xray, server, tmp_path):
+    torch.save(xray, server[0] / "weights.pt")
+    with pytest.raises(PretrainedError, match=f"expected {'0' * 64}"):
+        densenet121(NAME, FINDINGS, cache_dir=tmp_path / "cache", sha256="0" * 64)
+    assert not list((tmp_path / "cache").glob("*.pt*"))
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("false",)
+
+
+def test_nothing_but_layers_is_unpickled(server, tmp_path):
+    with (server[0] / "weights.pt").open("wb") as file:
+        torch.save(OrderedDict(weight=Bomb()), file)
+    with pytest.raises(PretrainedError, match=r"refuses posix\.system"):
+        densenet121(NAME, FINDINGS, cache_dir=tmp_path / "cache")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
+    with pytest.raises(pickle.UnpicklingError, match=r"refuses posix\.system"):
+        pretrained._unpickle(tmp_path / "plain.pt")
+    with pytest.raises(PretrainedError, match="plain torch state dict"):
+        densenet121(str(tmp_path / "plain.pt"), FINDINGS)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("moved.pt", "refuses to download from http://elsewhere"), ("cut.pt", "4 of 1000 bytes"), ("none.pt", "404")],
+)
+def test_a_failed_download_says_what_to_do(server, tmp_path, monkeypatch, path, reason):
+    monkeypatch.setattr(pretrained, "_published", lambda _: (f"{server[2]}{path}", LABELS))
+    cache = tmp_path / "cache"
+    with pytest.raises(PretrainedError, match=reason) as caught:
+        densenet121(NAME, FINDINGS, cache_dir=cache)
+    assert f"download {server[2]}{path} on another machine and put it at {cache / f'{NAME}.pt'}" in str(caught.value)
+    assert [item.name for item in cache.iterdir()] == [f".{NAME}.lock"]
+
+
+@pytest.mark.parametrize("url", ["http://github.com/mlmed/torchxrayvision/w.pt", "https://github.com.evil.org/w.pt"])
+def test_only_https_and_known_hosts(tmp_path, monkeypatch, url):
+    monkeypatch.setattr(pretrained, "_published", lambda _: (url, LABELS))
+    with pytest.raises(PretrainedError, match="refuses to download"):
+        densenet121(NAME, FINDINGS, cache_dir=tmp_path)
+
+
+def test_published_table_is_trusted_and_warnings_survive(xray):
+    filters = list(warnings.filters)
+    for name in pretrained.TORCHXRAYVISION:
+        url, labels = pretrained._published(name)
+        assert url.startswith(pretrained.TRUSTED)
+        assert "Pneumonia" in labels
+    assert warnings.filters == filters
+
+
+def test_file_put_by_hand_needs_no_network(xray, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "_published", lambda _: ("https://nowhere.invalid/w.pt", LABELS))
+    torch.save(xray, tmp_path / f"{NAME}.pt")
+    assert densenet121(NAME, FINDINGS, cache_dir=tmp_path).rows
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_plain_state_dict_of_a_radiograph_model(xray, tmp_path, suffix):
+    path = tmp_path / f"w{suffix}"
+    state = xray.state_dict()
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    found = densenet121(str(path), FINDINGS)
+    assert (found.scale, found.shift) == (2048, -1024)
+    assert found.rows == {}  # the file does not name its rows
+    body(xray).features.load_state_dict(found.features)
+
+
+def test_three_channel_weights_see_grey_as_rgb(tmp_path):
+    torch.manual_seed(0)
+    colour = nn.Conv2d(3, 8, 7, stride=2, padding=3, bias=False)
+    old = "features.denseblock1.denselayer1.norm.1.weight"
+    torch.save({"features.conv0.weight": colour.weight.detach(), old: torch.ones(8)}, tmp_path / "w.pth")
+    found = densenet121(str(tmp_path / "w.pth"), ())
+    assert "denseblock1.denselayer1.norm1.weight" in found.features
+    grey = (IMAGES - 0.449) / 0.226
+    torch.testing.assert_close(
+        nn.functional.conv2d(found.scale * IMAGES + found.shift, found.features["conv0.weight"], stride=2, padding=3),
+        colour(grey.expand(-1, 3, -1, -1)).detach(), rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+
+
+def checkpoint(xray, path: Path, parameters: dict, **extra) -> str:
+    state = {f"net.backbone.{key}": value for key, value in xray.features.state_dict(prefix="features.").items()}
+    state |= {f"net.head.{key}": value for key, value in xray.classifier.state_dict().items()}
+    state |= {f"net.{key}": torch.tensor(value) for key, value in extra.items()}
+    torch.save({"state_dict": state, "hyper_parameters": {"findings": LABELS, **parameters}}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "extra", "expected"),
+    [
+        ({"weights": NAME}, {}, pretrained.XRAY_INPUT),
+        ({"weights": "imagenet"}, {}, pretrained.IMAGENET_INPUT),
+        ({"weights": None}, {}, pretrained.SCRATCH_INPUT),
+        ({"weights": "other.ckpt"}, {"input_scale": 3.0, "input_shift": 1.0}, (3, 1)),
+    ],
+)
+def test_checkpoint_of_ours(xray, tmp_path, parameters, extra, expected):
+    found = densenet121(checkpoint(xray, tmp_path / "a.ckpt", parameters, **extra), FINDINGS)
+    assert (found.scale, found.shift) == expected
+    torch.testing.assert_close(found.rows["Pneumonia"][0], xray.classifier.weight[3])
+    body(xray).features.load_state_dict(found.features)
+
+
+def test_checkpoint_that_hides_its_input_is_refused(xray, tmp_path):
+    with pytest.raises(PretrainedError, match="does not say which input"):
+        densenet121(checkpoint(xray, tmp_path / "a.ckpt", {"weights": "other.ckpt"}), FINDINGS)
+
+
+def test_imagenet_without_a_network(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    with pytest.raises(PretrainedError, match=r"no route; without a network, download https://.*densenet121-\w+\.pth"):
+        densenet121("imagenet", FINDINGS, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("weights", [None, "none"])
+def test_from_scratch_changes_nothing(xray, weights):
+    found = densenet121(weights, FINDINGS)
+    target = body(xray)
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    found.load_into(target.features, target.classifier, FINDINGS)
+    assert all(torch.equal(before[key], value) for key, value in target.state_dict().items())
+
+
+def test_errors_name_the_weights(xray, tmp_path):
+    with pytest.raises(PretrainedError, match="weights='densenet'.*densenet121-res224-all"):
+        densenet121("densenet", FINDINGS)
+    torch.save({"layer": torch.ones(1)}, tmp_path / "w.pt")
+    with pytest.raises(PretrainedError, match="holds 0 DenseNet bodies"):
+        densenet121(str(tmp_path / "w.pt"), FINDINGS)
+    torch.save({"features.conv0.weight": torch.ones(8, 1, 7, 7)}, tmp_path / "w.pt")
+    with pytest.raises(PretrainedError, match="do not fit this network"):
+        densenet121(str(tmp_path / "w.pt"), ()).load_into(body(xray).features, nn.Linear(1, 1), ())
