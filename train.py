@@ -16,6 +16,8 @@ def main(argv: list[str]) -> int:
     """Check the arguments, let Hydra compose them, and start the run or the sweep; returns the exit status."""
     if {"--help", "-h"} & set(argv):
         return print_help(CONF)
+    if {"--cfg", "-c", "--info", "-i"} & set(argv):  # Hydra refuses to show a sweep
+        argv = [argument for argument in argv if argument not in ("-m", "--multirun")]
     if problems := argument_problems(argv, CONF):
         return print_problems(problems)
     import hydra

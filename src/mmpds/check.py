@@ -71,7 +71,7 @@ def argument_problems(argv: Sequence[str], conf: Path) -> list[Problem]:
         values = list(override.sweep_string_iterator()) if swept and override.is_discrete_sweep() else [override.value()]
         if (conf / key).is_dir() and not key.startswith("hydra"):
             known = {path.stem for path in (conf / key).glob("*.yaml")} - {"base"}
-            bad = [v for v in map(str, values) if v not in known and not (v == "None" and key == "experiment")]
+            bad = [v for v in map(str, values) if v not in known and not (v == "None" and key in ("experiment", "sweep"))]
             problems += [Problem(key, value, f"no such {key}; {nearest(value, known)}") for value in bad]
             if bad:
                 continue

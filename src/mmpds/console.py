@@ -17,7 +17,7 @@ mmpds {version}: train, evaluate and generate with multi-modal medical-imaging m
   python train.py -m experiment=NAME trainer=A,B,C seed=1,2,3       a sweep: every combination
 """
 GROUPS = {"experiment": "Experiments", "trainer": "Trainers", "model": "Models", "data": "Data sets",
-          "logger": "Loggers", "callbacks": "Callbacks"}  # fmt: skip
+          "logger": "Loggers", "callbacks": "Callbacks", "sweep": "Sweeps"}  # fmt: skip
 FOOTER = """\
 Often used: stages=[fit,test] seed=1 ranks=4 run_dir=PATH resume=last checkpoint=FILE data.root=PATH data.size=224
   --cfg job     print the composed configuration       --hydra-help   Hydra's own options
@@ -82,23 +82,23 @@ def print_results(result: Mapping[str, Any], run_dir: Path) -> None:
     names = list(dict.fromkeys(n.rsplit("/", 1)[1] for n in metrics if n.startswith("test/auroc/")))
     counts = result.get("counts", {})
 
-    def figure(name: str) -> str:
+    def figure(name: str, between: str = "\n") -> str:
         if name not in metrics:
             return "–"
-        low_high = intervals.get(name)
-        return f"{metrics[name]:.3f}" + (f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else "")
+        low, high = intervals.get(name) or (None, None)
+        return f"{metrics[name]:.3f}" + (f"{between}{low:.3f}–{high:.3f}" if low is not None else "")
 
     if names:
         title = f"Test, {counts.get('test/items', 0):,} images of {counts.get('test/groups', 0):,} patients; 95 % intervals by patient"
         shown = ("auroc", "average_precision", "f1", "precision", "recall", "specificity")
-        heads = ["finding", "positives", "ROC-AUC", "AP", "F1", "precision", "recall", "specificity"]
+        heads = ["finding", "n+", "ROC-AUC", "AP", "F1", "precision", "recall", "specificity"]
         rows = [
             [name, f"{counts[key]:,}" if (key := f"test/positives/{name}") in counts else "", *(figure(f"test/{m}/{name}") for m in shown)]
             for name in names
         ]
         table(title, heads, rows)
     if "test/false_positive_rate/No Finding" in metrics:
-        say_out(f"  No Finding flagged for any finding: {figure('test/false_positive_rate/No Finding')}")
+        say_out(f"  No Finding flagged for any finding: {figure('test/false_positive_rate/No Finding', ' ')}")
     for warning in result.get("warnings", []):
         say_out(f"  ! {warning}")
     timing, energy, memory = result.get("timing", {}), result.get("energy", {}), result.get("memory", {})

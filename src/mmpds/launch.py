@@ -124,8 +124,9 @@ def spawn(command: list[str], run_dir: Path, environ: Mapping[str, str]) -> int:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     if "SLURM_JOB_ID" not in environment:  # all ranks are on this machine: no need to start MPI to agree
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "MMPDS_RUN_ID": run_dir.name}
+    environment["TTY_COMPATIBLE"] = str(int(sys.stdout.isatty()))
     if sys.stdout.isatty():
-        environment |= {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
+        environment |= {"TTY_INTERACTIVE": "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
     tail: list[str] = []
     reader = threading.Thread(target=_pass_on, args=(process.stderr, tail))

@@ -65,11 +65,22 @@ def run(cfg: DictConfig, world: World) -> int:
 
 def describe(error: BaseException) -> str:
     """What went wrong and where, in one line."""
+    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        error = error.__cause__  # Hydra wraps what the called class said
     text = " ".join(str(error).split()) or type(error).__name__
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "mmpds" in f.filename]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     named = text if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
     return named + place
+
+
+QUIET = (
+    ".*does not have many workers.*",  # loader processes are data.workers' business
+    ".*smaller than the logging interval.*",
+    ".*isinstance.treespec, LeafSpec.*",  # Lightning's, of torch
+    ".*sync_dist=True.*",  # metrics are gathered by torchmetrics before they are logged
+    ".*threshold falls back to.*",  # every epoch; what counts is what the last one left, in results.json
+)
 
 
 class Run:
@@ -83,13 +94,14 @@ class Run:
             world: this process among the ranks.
             started: when the user pressed enter, as time.time().
         """
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         import lightning.pytorch as pl
         import torch
         from hydra.utils import instantiate
+
+        for name in ("lightning.pytorch", "lightning.fabric"):  # after the import, which sets the level itself
+            logging.getLogger(name).setLevel(logging.WARNING)
+        for text in QUIET:
+            warnings.filterwarnings("ignore", text)
 
         self.cfg, self.world, self.run_dir = cfg, world, Path(cfg.run_dir)
         self.timing: dict[str, float] = {"startup_s": time.time() - started}
@@ -139,7 +151,9 @@ class Run:
             self.model.to(memory_format=torch.channels_last)
         if self.cfg.trainer.compile:
             self.model.compile()
-        bar = [RichProgressBar(leave=False)] if sys.stdout.isatty() or os.environ.get("TTY_INTERACTIVE") else []
+        # mpirun gives its ranks a terminal of their own: whether a person looks on, the launcher says
+        watched = os.environ.get("TTY_COMPATIBLE", str(int(sys.stdout.isatty()))) == "1"
+        bar = [RichProgressBar(leave=False)] if watched else []
         return instantiate(
             trainer, logger=loggers, callbacks=[*self.callbacks.values(), *bar], default_root_dir=str(self.run_dir),
             enable_progress_bar=bool(bar), enable_checkpointing="best" in self.callbacks, _convert_="all",
@@ -212,6 +226,7 @@ class Run:
         )  # fmt: skip
         for section in ("metrics", "intervals", "counts"):
             evaluation[section] |= {f"test/{name}": value for name, value in getattr(judged, section).items()}
+        evaluation["warnings"] += [f"{finding}: {why}" for finding, why in self.model.threshold.unfit.items()]
         evaluation["warnings"] += [*judged.warnings, *collapse(prob, np.asarray(decision), label, findings)]
         return prediction_table("test", images.table, findings, prob, decision)
 
@@ -239,7 +254,7 @@ class Run:
         joules = [rank["energy"] for rank in ranks if rank["energy"]]
         return {
             "timing": combined,
-            "energy": energy.combine(joules, combined.get("items") or 0),
+            "energy": energy.combine(joules, combined.get("items_total") or 0),
             "memory": {
                 "peak_rss_bytes": max(rank["rss"] for rank in ranks),
                 "peak_device_bytes": max(rank["device"] for rank in ranks),

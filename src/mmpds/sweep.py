@@ -44,10 +44,11 @@ class Sweep:
         if "resume_sweep=true" in [argument.lower() for argument in argv] and not given:
             same = [path.parent for path in Path("sweeps").glob(f"*/{OVERRIDES}") if path.read_text() == text]
             folder = max(same, key=lambda path: path.name, default=folder)
-        if not {"--cfg", "-c", "--info", "-i"} & set(argv):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / OVERRIDES).write_text(text)
-        return cls([*plain, f"hydra.sweep.dir={folder}"], folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / OVERRIDES).write_text(text)
+        # beside the first override: argparse takes positional arguments from one place only
+        place = next((i for i, a in enumerate(plain) if "=" in a and not a.startswith("-")), len(plain))
+        return cls([*plain[:place], f"hydra.sweep.dir={folder}", *plain[place:]], folder)
 
     def run(self, cfg: DictConfig, hydra: HydraConf) -> float | None:
         """One job, in processes of its own so that jobs share no state; a failure ends this job alone.
@@ -56,11 +57,12 @@ class Sweep:
             The figure named by cfg.objective for a sweeper that optimises; NaN where the job failed.
         """
         overrides = list(hydra.overrides.task)
-        run_dir = Path(cfg.run_dir or Path(hydra.sweep.dir) / job_folder(overrides))
+        varied = [override for override in overrides if override not in self.argv]
+        run_dir = Path(cfg.run_dir or Path(hydra.sweep.dir) / job_folder(varied))
         if results.status(run_dir) == "finished":
             say(f"mmpds: {run_dir.name} is finished already")
         else:
-            say(f"mmpds: job {hydra.job.num}: {' '.join(overrides)}")
+            say(f"mmpds: job {hydra.job.num}: {' '.join(varied)}")
             cfg.run_dir = str(run_dir)
             results.save_config(cfg, run_dir, overrides, time.time())
             if problems := config_problems(cfg, World()):
@@ -88,8 +90,8 @@ class Sweep:
 
 
 def job_folder(overrides: list[str]) -> str:
-    """A folder name for a job: its overrides, made safe; a hash stands in where they are too long."""
-    name = ",".join(sorted(overrides)).replace("/", "_")
+    """A folder name for a job: what it varies, made safe; a hash stands in where that is too long."""
+    name = ",".join(sorted(overrides)).replace("/", "_") or "job"
     return name if len(name) <= 150 else name[:120] + "-" + hashlib.sha256(name.encode()).hexdigest()[:12]
 
 

@@ -66,7 +66,7 @@ class Energy(Callback):
         self._close()
 
     def summary(self) -> dict[str, Any]:
-        """JSON-able figures of this rank: `joules` (None if unknown), `method`, and `meters` for `combine`."""
+        """JSON-able: `joules` of this rank (None if unknown), `method`, and `meters` for `combine`."""
         method = self._method or "unavailable"
         meters = dict(self._used)
         if method == "estimate" and meters:

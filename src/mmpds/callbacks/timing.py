@@ -12,10 +12,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 STAGES = ("fit", "test", "predict")
+FETCHES = frozenset(  # what Lightning calls the fetch of a batch in its profiler
+    (
+        "[_TrainingEpochLoop].train_dataloader_next",
+        "[_EvaluationLoop].test_next",
+        "[_PredictionLoop].predict_next",
+    )
+)
 EVENTS = 256  # CUDA event pairs kept before their times are read, which waits for the device once
 
 
@@ -97,6 +105,7 @@ class Timing(Callback):
             return
         one = trainer.world_size == 1
         self._rank, self._device = trainer.global_rank, trainer.strategy.root_device
+        stage = STAGES[STAGES.index(stage)]  # Lightning passes an enum, which no strict reader loads again
         self._now = self._stages[stage] = _Stage(perf_counter(), comm=0.0 if one else None)
         self._mark = None
         profiler: Any = trainer.profiler  # type: ignore[attr-defined]
@@ -121,17 +130,21 @@ class Timing(Callback):
         """Note when Lightning's profiler is told of a fetch: the only public mark around it."""
         self._profiler = profiler
         start, stop = profiler.start, profiler.stop
+        # of some 80 actions a step two are ours: hand the others on only where somebody listens
+        records = not isinstance(profiler, PassThroughProfiler)
 
         def started(action: str) -> None:
-            if action.endswith(("train_dataloader_next", "test_next", "predict_next")):
+            if action in FETCHES:
                 self._fetch = perf_counter()
                 if self._mark is None:
                     self._mark = self._fetch
-            start(action)
+            if records:
+                start(action)
 
         def stopped(action: str) -> None:
-            stop(action)
-            if action.endswith(("train_dataloader_next", "test_next", "predict_next")):
+            if records:
+                stop(action)
+            if action in FETCHES:
                 self._wait += perf_counter() - self._fetch
 
         profiler.start, profiler.stop = started, stopped
@@ -191,7 +204,8 @@ class Timing(Callback):
             and self._device == torch.device("cpu")
             and self._now is not None
         ):
-            model.register_comm_hook(self, _timed_allreduce)
+            # a lambda, for DDP refuses a hook whose annotations are strings
+            model.register_comm_hook(self, lambda state, bucket: _timed_allreduce(state, bucket))
             self._now.comm = 0.0
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -211,10 +225,10 @@ class Timing(Callback):
     ) -> None:
         """The step is done: on CPU truly, on a GPU launched."""
         if self._now is not None:
-            self._end_batch(self._now, (batch["index"] >= 0).sum())
+            self._end_batch(self._now, torch.count_nonzero(batch["index"] >= 0))
 
-    on_test_batch_start = on_predict_batch_start = on_train_batch_start
-    on_test_batch_end = on_predict_batch_end = on_train_batch_end
+    on_test_batch_start = on_predict_batch_start = on_train_batch_start  # type: ignore[assignment]
+    on_test_batch_end = on_predict_batch_end = on_train_batch_end  # type: ignore[assignment]
 
     def on_validation_start(self, *_: Any) -> None:
         """Validation is in `fit_s` and in no throughput."""
@@ -232,7 +246,7 @@ def _event() -> torch.cuda.Event:
 
 
 def _timed_allreduce(timing: Timing, bucket: Any) -> torch.futures.Future[Tensor]:
-    """DDP's own averaging, bit for bit: gradients times 1/N, then their sum; notes when a bucket is launched."""
+    """DDP's own averaging, bit for bit (gradients times 1/N, then their sum); notes each bucket's launch."""
     tensor = bucket.buffer().mul_(1.0 / dist.get_world_size())
     work = dist.all_reduce(tensor, async_op=True)
     timing._bucket = perf_counter()

@@ -28,7 +28,7 @@ class Images(Dataset[Batch]):
         self.source, self.rows, self.size = source, rows, size
         self.table = source.table.iloc[rows].reset_index(drop=True)
         # a finding that this source does not label is unknown, not absent
-        self.label = torch.from_numpy(self.table.reindex(columns=list(findings)).to_numpy(dtype=np.float32))
+        self.label = torch.tensor(self.table.reindex(columns=list(findings)).to_numpy(dtype=np.float32))
         self.augment = Augment()
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class ImageData(pl.LightningDataModule):
         self.load_s = 0.0
 
     def _open(self, source: Source) -> tuple[Source, list[str]]:
-        opened = open_source(source, self.size, self.cache_dir, self._scan_workers())
+        opened = open_source(source, self.size, self.cache_dir, torch.get_num_threads())
         if len(opened.rejected):
             if self.on_bad_image == "error":
                 raise BadImages(opened.rejected)

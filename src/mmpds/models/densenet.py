@@ -68,7 +68,7 @@ class DenseNet121(pl.LightningModule):
         Raises:
             PretrainedError: they cannot be had or do not fit; the text says what to do.
         """
-        loaded = pretrained.densenet121(weights, cache_dir=cache_dir)
+        loaded = pretrained.densenet121(weights, self.findings, cache_dir=cache_dir)
         loaded.load_into(self.backbone.features, self.head, self.findings)
         self.input_scale.fill_(loaded.scale)
         self.input_shift.fill_(loaded.shift)
@@ -116,8 +116,8 @@ class DenseNet121(pl.LightningModule):
         self.threshold.compute()
         self.val_metrics.threshold = self.threshold.value
         metrics = self.val_metrics.compute()
-        self.log_dict({f"val/{name}": value for name, value in metrics.items()})
-        self.log("val/auroc/macro", metrics["auroc/macro"], prog_bar=True)
+        for name, value in metrics.items():
+            self.log(f"val/{name}", value, prog_bar=name == "auroc/macro")
         self.threshold.reset()
         self.val_metrics.reset()
 

@@ -69,7 +69,8 @@ class Pretrained:
 
     features: state dict for `torchvision.models.densenet121().features` whose conv0 takes one channel,
         float32; empty where training starts from scratch.
-    rows: finding → (weight float32 [F], bias float32 []) for the findings the weights were trained on.
+    rows: finding, in lower case with blanks → (weight float32 [F], bias float32 []), for those that the
+        weights were trained on.
     scale, shift: the weights expect `scale * image + shift` for an image in [0, 1].
     """
 
@@ -79,18 +80,23 @@ class Pretrained:
     shift: float
 
     def load_into(self, features: nn.Module, head: nn.Linear, findings: Sequence[str]) -> None:
-        """Copy the weights into a body and a classifier [C, F]; rows of unknown findings stay as they are.
+        """Copy the weights into a body and a classifier [C, F], whose rows are the C `findings`.
+
+        Names are compared without case and `_` equals a blank; rows of other findings stay as they are.
 
         Raises:
             PretrainedError: a tensor is missing, left over or of another shape.
         """
+        known = [name for name in findings if _plain(name) in self.rows]
         try:
             if self.features:
                 features.load_state_dict(self.features)
+                fresh = [name for name in findings if name not in known]
+                log.info("pretrained body; classifier rows loaded: %s; freshly initialised: %s", known, fresh)
             with torch.no_grad():
                 for row, finding in enumerate(findings):
-                    if finding in self.rows:
-                        weight, bias = self.rows[finding]
+                    if finding in known:
+                        weight, bias = self.rows[_plain(finding)]
                         head.weight[row].copy_(weight)
                         head.bias[row].copy_(bias)
         except RuntimeError as error:
@@ -99,7 +105,6 @@ class Pretrained:
 
 def densenet121(
     weights: str | None,
-    findings: Sequence[str],
     *,
     cache_dir: str | Path | None = None,
     sha256: str | None = None,
@@ -109,7 +114,6 @@ def densenet121(
     Args:
         weights: None or "none" (from scratch), "imagenet", a name in `TORCHXRAYVISION`, or a path: a
             checkpoint of ours, a .safetensors, or a state dict saved by torch.
-        findings: the C findings of the classifier; names are compared without case, `_` equals a blank.
         cache_dir: folder of downloads; default `<torch hub>/mmpds`.
         sha256: expected hash of torchxrayvision's file. Without one the first file is trusted, its hash
             recorded beside it and demanded ever after.
@@ -121,34 +125,22 @@ def densenet121(
     if weights is None or weights == "none":
         return Pretrained({}, {}, *SCRATCH_INPUT)
     if weights == "imagenet":
-        found = _translate(_imagenet(folder), (), None, weights)
-    elif weights in TORCHXRAYVISION:
+        return _translate(_imagenet(folder), (), weights)
+    if weights in TORCHXRAYVISION:
         state, meta = _torchxrayvision(weights, folder, sha256)
-        found = _translate(state, json.loads(meta["pathologies"]), None, weights)
-    elif Path(weights).expanduser().is_file():
-        found = _local(Path(weights).expanduser())
-    else:
-        names = ", ".join(("none", "imagenet", *TORCHXRAYVISION))
-        raise PretrainedError(f"weights={weights!r} is neither a file nor one of: {names}")
-    rows = {name: found.rows[_plain(name)] for name in findings if _plain(name) in found.rows}
-    fresh = [name for name in findings if name not in rows]
-    log.info(
-        "weights %s: classifier rows loaded for %s; freshly initialised for %s", weights, list(rows), fresh
-    )
-    return Pretrained(found.features, rows, found.scale, found.shift)
+        return _translate(state, json.loads(meta["pathologies"]), weights)
+    if Path(weights).expanduser().is_file():
+        return _local(Path(weights).expanduser())
+    names = ", ".join(("none", "imagenet", *TORCHXRAYVISION))
+    raise PretrainedError(f"weights={weights!r} is neither a file nor one of: {names}")
 
 
 def _plain(name: str) -> str:
     return name.casefold().replace("_", " ").strip()
 
 
-def _translate(
-    state: Mapping[str, Any], names: Sequence[str], known: tuple[float, float] | None, source: str
-) -> Pretrained:
-    """Find body and classifier in a state dict; `names` label the rows of its classifier ("" = untrained).
-
-    `known` is the input that the weights expect; None reads it off the format.
-    """
+def _translate(state: Mapping[str, Any], names: Sequence[str], source: str) -> Pretrained:
+    """Find body and classifier in a state dict; `names` label the rows of its classifier ("" = untrained)."""
     bodies = [key.removesuffix("conv0.weight") for key in state if key.endswith("features.conv0.weight")]
     if len(bodies) != 1:
         raise PretrainedError(
@@ -170,14 +162,14 @@ def _translate(
         features["conv0.weight"] = features["conv0.weight"].sum(1, keepdim=True)
     elif channels != 1:
         raise PretrainedError(f"{source}: conv0 takes {channels} channels: only 1 and 3 are understood")
-    if known is None and f"{root}input_scale" in state:
-        known = float(state[f"{root}input_scale"]), float(state[f"{root}input_shift"])
-    if known is None and ours:
-        raise PretrainedError(
-            f"{source} does not say which input its weights expect (no input_scale and input_shift, and no "
-            "known `weights` among its hyper-parameters): save it again with this version"
-        )
-    scale, shift = known or (IMAGENET_INPUT if channels == 3 else XRAY_INPUT)
+    if ours:
+        if f"{root}input_scale" not in state:
+            raise PretrainedError(
+                f"{source} has no input_scale and input_shift: save it again with this version"
+            )
+        scale, shift = float(state[f"{root}input_scale"]), float(state[f"{root}input_shift"])
+    else:
+        scale, shift = IMAGENET_INPUT if channels == 3 else XRAY_INPUT
     head = f"{root}{'head' if ours else 'classifier'}."
     rows = {}
     if names and f"{head}weight" in state:
@@ -192,7 +184,6 @@ def _local(path: Path) -> Pretrained:
     """Weights from a file; nothing in it is executed."""
     cure = "give a Lightning checkpoint of ours, a .safetensors or a plain torch state dict"
     names: Sequence[str] = ()
-    known = None
     with _refusal(f"cannot read weights={str(path)!r}", cure):
         if path.suffix == ".safetensors":
             state, meta = _read_safetensors(path)
@@ -200,16 +191,8 @@ def _local(path: Path) -> Pretrained:
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
             state = loaded.get("state_dict", loaded)
-            parameters = loaded.get("hyper_parameters", {})
-            names = list(parameters.get("findings", ()))
-            origin = parameters.get("weights", "")
-            if origin in TORCHXRAYVISION:
-                known = XRAY_INPUT
-            elif parameters and origin in (None, "none", "imagenet"):
-                known = IMAGENET_INPUT if origin == "imagenet" else SCRATCH_INPUT
-            if any(key.endswith("input_scale") for key in state):
-                known = None  # what the network itself holds counts more than where it began
-        return _translate(state, names, known, str(path))
+            names = list(loaded.get("hyper_parameters", {}).get("findings", ()))
+        return _translate(state, names, str(path))
 
 
 def _imagenet(folder: Path) -> Mapping[str, Tensor]:

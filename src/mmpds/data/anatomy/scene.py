@@ -1,86 +1,21 @@
-"""What a phantom shows: patients, their images, the findings and where these lie.
+"""What one image shows: its findings, where they lie, and the borders of the organs around them.
 
-Every length is a fraction of the image's width; x grows to the right, y downwards. On a chest radiograph
-`a` is the distance from the midline, the same on both sides, and the patient's right lies on the left.
+Coordinates as in `patient`: fractions of the image's width, `a` the distance from the midline.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
-Side = Literal["right", "left", "both", ""]
-View = Literal["PA", "AP", "axial"]
+from mmpds.data.anatomy.patient import FINDINGS, FOCAL, Patient, Side, View, between, stream
+
 Box = tuple[float, float, float, float]
 
-FINDINGS = ("Pneumonia", "Infiltration", "Effusion", "Cardiomegaly", "Nodule", "Pneumothorax")
-FOCAL = ("Pneumonia", "Effusion", "Nodule", "Pneumothorax")
-ORGANS = {"chest": "CHEST", "head": "HEAD", "abdomen": "ABD"}
 NORMAL_SHARE = 0.45
 SECOND_FINDING_SHARE = 0.35
-
-Stream = Literal["image", "patient", "tissue", "noise"]
-_STREAMS: dict[Stream, int] = {"image": 0, "patient": 1, "tissue": 2, "noise": 3}
-
-
-def stream(seed: int, kind: Stream, *numbers: int) -> np.random.Generator:
-    """The random numbers of one image or one patient: they depend on nothing but these arguments."""
-    return np.random.default_rng(np.random.SeedSequence([seed, _STREAMS[kind], *numbers]))
-
-
-def between(rng: np.random.Generator, low: float, high: float) -> float:
-    """One uniform draw; several times faster than `rng.uniform` for a scalar."""
-    return low + (high - low) * rng.random()
-
-
-@dataclass(frozen=True)
-class Patient:
-    """A person and the anatomy that stays the same over the person's images."""
-
-    number: int
-    images: int
-    organ: str
-    sex: Literal["M", "F"]
-    age: float
-    chest_width: float  # from the midline to the inside of the widest ribs
-    apex: float  # y of the lungs' tops
-    dome: float  # y of the right diaphragm
-    mediastinum: float  # half its width above the heart
-    heart_ratio: float  # the heart's width over the thorax's, PA
-    heart_tilt: float  # radians
-    rib_spacing: float
-    rib_drop: float  # how far a rib falls on its way to the chest wall
-    clavicle: float  # y where the clavicles meet the sternum
-    fat: float  # thickness of the chest wall
-    aorta: float  # radius of the aortic knob
-
-    @classmethod
-    def draw(cls, seed: int, number: int, organs: tuple[str, ...]) -> Patient:
-        """Patient `number` of a data set."""
-        rng = stream(seed, "patient", number)
-        male = rng.random() < 0.55
-        age = float(round(min(max(rng.normal(54, 17), 18), 92)))
-        return cls(
-            number=number,
-            images=1 + int(4 * rng.random() ** 1.6),
-            organ=organs[int(len(organs) * rng.random())],
-            sex="M" if male else "F",
-            age=age,
-            chest_width=between(rng, 0.35, 0.39) - (0 if male else 0.01),
-            apex=between(rng, 0.10, 0.145),
-            dome=between(rng, 0.65, 0.72),
-            mediastinum=between(rng, 0.058, 0.074),
-            heart_ratio=between(rng, 0.39, 0.46),
-            heart_tilt=between(rng, 0.45, 0.7),
-            rib_spacing=between(rng, 0.070, 0.084),
-            rib_drop=between(rng, 0.10, 0.16),
-            clavicle=between(rng, 0.19, 0.23),
-            fat=between(rng, 0.03, 0.07),
-            aorta=0.034 + 0.012 * age / 90 + between(rng, -0.003, 0.003),
-        )
 
 
 @dataclass(frozen=True)
@@ -287,7 +222,7 @@ def _place(rng: np.random.Generator, scene: Scene, finding: str, side: Side, sev
     y = between(rng, scene.patient.apex + 0.12, scene.dome(side) - 0.03 - 0.5 * radius)
     (inner,), (outer,) = scene.lung(np.array([y]))
     if side == "left":  # clear of the heart, which reaches further out on this side
-        x, heart_y, long, short = scene.heart
+        x, heart_y, long, _ = scene.heart
         reach = max(0.0, 1 - ((y - heart_y) / (0.9 * long)) ** 2) ** 0.5
         inner = max(inner, (x + scene.heart_ratio * scene.patient.chest_width) * reach)
     low, high = inner + radius + 0.015, outer - 0.9 * radius - 0.01

@@ -6,54 +6,14 @@ Shapes: N = pixels a side. Whatever varies along one axis only is [N, 1] or [1, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-from mmpds.data.anatomy import Lesion, Scene, Side, stream
+from mmpds.data.anatomy.film import ellipse, expose, letters, ramp, strew, texture
+from mmpds.data.anatomy.patient import Side, stream
+from mmpds.data.anatomy.scene import Lesion, Scene
 
 Array = np.ndarray
-
-
-def ramp(distance: Array, soft: float) -> Array:
-    """0 below, 1 above a border at distance 0, smooth over ± `soft`."""
-    t = np.clip(distance * (0.5 / soft) + 0.5, 0.0, 1.0)
-    return np.asarray(t * t * (3.0 - 2.0 * t))
-
-
-def ellipse(x: Array, y: Array, angle: float, long: float, short: float) -> Array:
-    """Squared radius in units of the ellipse's half-axes, 1 on its rim; x and y from its centre."""
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return np.asarray(((cos * x + sin * y) / long) ** 2 + ((cos * y - sin * x) / short) ** 2)
-
-
-@lru_cache(maxsize=64)
-def _weights(points: int, size: int) -> Array:
-    """Cubic B-spline weights [size, points] that stretch a line of random values over an image's side."""
-    at = (np.arange(size) + 0.5) / size * (points - 3) + 1
-    d = np.abs(at[:, None] - np.arange(points))
-    cubic = np.where(d < 1, 2 / 3 - d**2 + d**3 / 2, np.clip(2 - d, 0, None) ** 3 / 6)
-    return np.asarray(1.6 * cubic, dtype=np.float32)  # restores a spread of about 1
-
-
-def texture(rng: np.random.Generator, points: int, size: int) -> Array:
-    """Smooth noise [size, size] of mean 0 and spread about 1, the same picture at every size."""
-    lattice = rng.standard_normal((points, points), dtype=np.float32)
-    weights = _weights(points, size)
-    return np.asarray(weights @ lattice @ weights.T)
-
-
-def expose(
-    rng: np.random.Generator, attenuation: Array, gain: float, contrast: float, mottle: float
-) -> Array:
-    """Film of an attenuation map: saturating response, blur, mottle that grows with attenuation; uint8."""
-    film = 1.0 - np.exp(-gain * np.maximum(attenuation, 0.0))
-    size = film.shape[0]
-    grain = rng.standard_normal((size + 1, size + 1), dtype=np.float32)
-    grain = grain[1:, 1:] + 0.5 * (grain[:-1, 1:] + grain[1:, :-1])  # neighbours share light in a detector
-    film = film**contrast + mottle * (size / 64) ** 0.2 * (0.3 + film) * grain
-    return np.asarray(np.clip(film * 255.0 + 0.5, 0, 255), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -135,7 +95,9 @@ def _body(scene: Scene, frame: _Frame, floor: Array, thorax: Array) -> Array:
     if patient.sex == "F":
         shape = ellipse(a - 0.20, y - (patient.dome - 0.03), 0.15, 0.17, 0.115)
         body += 0.10 * ramp(1 - shape, 0.14) * (0.4 + 0.6 * np.clip((y - 0.4) / 0.3, 0, 1)) * depth
-    gas = ellipse(x - 0.13, y - scene.dome("left") - 0.05, -0.1, 0.066, 0.026)
+    gas = ellipse(
+        x - 0.13, y - scene.dome("left") - 0.05, -0.1, 0.066 * patient.stomach, 0.028 * patient.stomach
+    )
     return np.asarray(body - 0.30 * ramp(1 - gas, 0.6))
 
 
@@ -156,7 +118,8 @@ def _mediastinum(scene: Scene, frame: _Frame, above: Array) -> tuple[Array, Arra
     great = ramp(1 - knob, 0.6) + 0.7 * ramp(1 - artery, 0.9) + 0.5 * ramp(1 - vena, 0.9)
     hilum = ellipse(a - edge - 0.012, y - knob_y - 0.125, 0.9, 0.055, 0.032)
     total = np.maximum(0.40 * trunk, 0.34 * np.minimum(great, 1.0)) + 0.10 * ramp(1 - hilum, 1.0)
-    total = (np.hypot(total, heart * (0.40 + 0.16 * np.maximum(inside, 0))) * 0.93) * (0.35 + 0.65 * above)
+    heavy = heart * (0.42 + 0.14 * np.maximum(inside, 0))
+    total = (np.maximum(total, heavy) + 0.15 * np.minimum(total, heavy)) * (0.35 + 0.65 * above)
     disc = np.cos(y * np.float32(2 * np.pi / (0.72 * patient.rib_spacing)))
     spine = ramp(0.036 - a, 0.016) * (0.085 + 0.022 * disc)
     pedicles = np.exp(-(((a - 0.026) / 0.008) ** 2)) * 0.04 * ramp(disc, 0.3)
@@ -187,7 +150,9 @@ def _ribs(
     wall = np.exp(-(((outer - a) / 0.012) ** 2)) * (a <= outer)
     age = 1.1 - 0.003 * patient.age
     return np.asarray(
-        age * cage * (0.085 * bone(posterior, 0.25) * (0.55 + 0.45 * u) + 0.045 * bone(anterior, 0.23) * front)
+        age
+        * cage
+        * (0.072 * bone(posterior, 0.25) * (0.55 + 0.45 * u) + 0.045 * bone(anterior, 0.23) * front)
         + 0.09 * wall * cage
     )
 
@@ -244,19 +209,7 @@ def _vessels(rng: np.random.Generator, scene: Scene, size: int) -> Array:
         heading, outward = np.repeat(heading + bend, 2) + fork, np.repeat(outward, 2)
         length, radius = np.repeat(0.78 * length, 2), np.repeat(0.74 * radius, 2)
     px, py, mass = np.concatenate(points, axis=1)
-    return _strew(scene.to_image_x(px), scene.to_image_y(py), mass * 9.0, size)
-
-
-def _strew(x: Array, y: Array, mass: Array, size: int) -> Array:
-    """Shares each point's mass among its four nearest pixels; mass per area, float32 [size, size]."""
-    x, y = (np.clip(at * size - 0.5, 0, size - 1.001) for at in (x, y))
-    column, line = x.astype(np.int64), y.astype(np.int64)
-    right, down = x - column, y - line
-    cell = line * size + column
-    share = np.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down]) * mass
-    cells = np.stack([cell, cell + 1, cell + size, cell + size + 1])
-    total = np.bincount(cells.ravel(), share.ravel(), minlength=size * size)
-    return (total.reshape(size, size) * size**2).astype(np.float32)
+    return strew(scene.to_image_x(px), scene.to_image_y(py), mass * 24.0, size)
 
 
 def _pneumothorax(
@@ -298,24 +251,14 @@ def _opacity(
     return 0.0
 
 
-@lru_cache(maxsize=32)
-def _letters(text: str, size: int) -> Array:
-    """Bright letters for a picture of `size` pixels, float32 [height, width]."""
-    font = ImageFont.load_default(max(6.0, 0.055 * size))
-    left, top, right, bottom = font.getbbox(text)
-    picture = Image.new("L", (int(right - left) + 2, int(bottom - top) + 2))
-    ImageDraw.Draw(picture).text((1 - left, 1 - top), text, fill=255, font=font)
-    return np.asarray(picture, dtype=np.float32) / 255.0
-
-
 def _stamp(chest: Array, scene: Scene, size: int) -> None:
     """Lead letters beside the neck: L on the patient's left, and AP where the beam came from the front."""
     lines = ("AP", "L") if scene.view == "AP" else ("L",) if scene.phrasing % 3 else ("R",)
     top = round(0.03 * size)
     for text in lines:
-        letters = _letters(text, size)
-        height, width = letters.shape
+        mark = letters(text, size)
+        height, width = mark.shape
         left = round(0.04 * size) if text == "R" else size - round(0.04 * size) - width
-        window = chest[top : top + height, left : left + width]
-        np.maximum(window, 1.6 * letters, out=window)
+        window = chest[top : top + height, max(left, 0) : left + width]
+        np.maximum(window, 1.6 * mark[: window.shape[0], : window.shape[1]], out=window)
         top += height + round(0.015 * size)

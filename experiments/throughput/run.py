@@ -1,0 +1,257 @@
+"""How fast is mmpds against plain loops, hand-tuned loops, threads and MPI? One run, interleaved, medians.
+
+    python experiments/throughput/run.py [--rounds 5] [--size 224] [--only inference|training|mpi]
+
+Writes results.json and README.md beside this file.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BATCH = 32
+TARGETS = {
+    "inference ÷ plain torchxrayvision loop": 3.5,
+    "inference ÷ hand-tuned loop": 0.97,
+    "training ÷ plain PyTorch loop": 2.0,
+    "training ÷ hand-tuned loop": 0.97,
+    "2 MPI ranks ÷ 2 independent processes": 0.95,
+}
+
+
+def rate(work, items):
+    """Items a second of one call."""
+    began = time.perf_counter()
+    work()
+    return items / (time.perf_counter() - began)
+
+
+def interleaved(contestants, rounds):
+    """Rates of each contestant over rounds that take turns, so that a slow minute slows all; the first is warm-up."""
+    rates = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, measure in contestants.items():
+            value = measure()
+            if turn:
+                rates[name].append(value)
+        print(f"  round {turn}: " + ", ".join(f"{n} {r[-1]:.1f}" for n, r in rates.items() if r), flush=True)
+    return rates
+
+
+class Ours:
+    """mmpds as a user gets it: the phantom through the cache, our DataModule, our model, our callbacks."""
+
+    def __init__(self, size, images, folder):
+        import lightning.pytorch as pl
+
+        from mmpds.callbacks.resume import StepSeed
+        from mmpds.callbacks.timing import Timing
+        from mmpds.data.module import ImageData
+        from mmpds.data.phantom import Phantom
+        from mmpds.models.densenet import DenseNet121
+        from mmpds.run import has_bfloat16
+
+        torch.manual_seed(0)
+        self.bfloat16 = has_bfloat16("cpu")
+        self.data = ImageData(
+            partial(Phantom, images=images), size=size, batch_size=BATCH, cache_dir=f"{folder}/cache",
+            fractions=(0.5, 0.1, 0.4),
+        )  # fmt: skip
+        self.model = DenseNet121(self.data.findings).to(memory_format=torch.channels_last)
+        self.data.prepare_data()
+        self.data.setup("fit")
+        self.trainer = partial(
+            pl.Trainer, accelerator="cpu", devices=1, precision="bf16-mixed" if self.bfloat16 else "32-true",
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            use_distributed_sampler=False, num_sanity_val_steps=0, max_epochs=1, limit_val_batches=0,
+            default_root_dir=folder,
+        )  # fmt: skip
+        self.timing, self.step_seed = Timing, StepSeed
+        self.wait = []
+
+    def batches(self, name, count):
+        images = self.data.images[name]
+        rows = [images.source.image(int(row), images.size) for row in images.rows[: count * BATCH]]
+        stack = torch.stack([torch.from_numpy(row) for row in rows]).unsqueeze(1).float().div_(255)
+        return [(stack[i : i + BATCH], images.label[i : i + BATCH]) for i in range(0, len(stack), BATCH)]
+
+    def test(self, batches):
+        timing = self.timing(warmup_steps=1)
+        self.trainer(callbacks=[timing], limit_test_batches=batches).test(self.model, self.data, verbose=False)
+        return timing.summary()["test_items_per_s"]
+
+    def fit(self, batches):
+        timing = self.timing(warmup_steps=1)
+        trainer = self.trainer(callbacks=[timing, self.step_seed(0)], limit_train_batches=batches)
+        trainer.fit(self.model, self.data)
+        self.wait.append(timing.summary()["data_wait_fraction"])
+        return timing.summary()["fit_items_per_s"]
+
+
+def plain_model(findings):
+    """torchxrayvision's DenseNet-121 with random weights: the same network as ours."""
+    import torchxrayvision
+
+    torch.manual_seed(0)
+    return torchxrayvision.models.DenseNet(num_classes=findings)
+
+
+def inference(ours, count):
+    """Images a second of ours, a plain torchxrayvision loop (fp32, batch 8) and a hand-tuned loop."""
+    batches = ours.batches("test", count)
+    images = torch.cat([image for image, _ in batches])
+    plain = plain_model(len(ours.data.findings)).eval()
+    tuned = plain_model(len(ours.data.findings)).eval().to(memory_format=torch.channels_last)
+
+    def plain_loop():
+        with torch.no_grad():
+            for start in range(0, len(images), 8):
+                plain(images[start : start + 8] * 2048 - 1024).sigmoid().numpy()
+
+    def tuned_loop():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=ours.bfloat16):
+            for image, _ in batches[1:]:
+                tuned(image * 2048 - 1024).sigmoid().float().numpy()
+
+    return {
+        "mmpds": lambda: ours.test(count),
+        "plain": lambda: rate(plain_loop, len(images)),
+        "tuned": lambda: rate(tuned_loop, len(images) - BATCH),
+    }
+
+
+def training(ours, count):
+    """Images a second of ours, a plain PyTorch loop (fp32, Adam) and a hand-tuned loop (bf16, channels-last, fused)."""
+    batches = ours.batches("train", count)
+    plain = plain_model(len(ours.data.findings)).train()
+    tuned = plain_model(len(ours.data.findings)).train().to(memory_format=torch.channels_last)
+    adam = torch.optim.AdamW(plain.parameters(), lr=1e-4)
+    fused = torch.optim.AdamW(tuned.parameters(), lr=1e-4, fused=True)
+
+    def loop(model, optimizer, enabled):
+        for image, label in batches[1:]:
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                logit = model.classifier(model.features2(image * 4 - 2))
+                loss = F.binary_cross_entropy_with_logits(logit.float(), label)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    items = (count - 1) * BATCH
+    return {
+        "mmpds": lambda: ours.fit(count),
+        "plain": lambda: rate(lambda: loop(plain, adam, False), items),
+        "tuned": lambda: rate(lambda: loop(tuned, fused, ours.bfloat16), items),
+    }
+
+
+def mpi(size, images, folder, rounds):
+    """Inference from the command line: one thread, all threads, 2 MPI ranks, 2 independent processes at once."""
+    command = [
+        sys.executable, "train.py", "data.source.images=%d" % images, f"data.size={size}", f"data.batch_size={BATCH}",
+        f"data.cache_dir={folder}/cache", "data.fractions=[0.3,0.1,0.6]", "bootstrap=10", "callbacks=none",
+    ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    checkpoint = f"{folder}/fit/checkpoints/last.ckpt"
+    fit = ["stages=[fit]", "callbacks=default", "trainer.max_epochs=1", "+trainer.limit_train_batches=1", f"run_dir={folder}/fit"]
+    subprocess.run([*command[:-1], *fit], cwd=ROOT, env=environment, check=True, capture_output=True)
+
+    def start(name, *overrides):
+        run_dir = f"{folder}/{name}"
+        test = [*command, "stages=[test]", f"checkpoint={checkpoint}", f"run_dir={run_dir}", *overrides]
+        process = subprocess.Popen(test, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        return process, run_dir
+
+    def finish(started):
+        total = 0.0
+        for process, run_dir in started:
+            if process.wait():
+                raise SystemExit(f"{run_dir} failed")
+            total += json.loads(Path(run_dir, "results.json").read_text())["timing"]["throughput_items_per_s"]
+        return total
+
+    contestants = {
+        "1 thread": lambda: finish([start("seq", "trainer=cpu_seq")]),
+        "2 threads": lambda: finish([start("threads", "trainer=cpu", "trainer.threads=2")]),
+        "2 MPI ranks": lambda: finish([start("mpi", "trainer=mpi_cpu", "ranks=2")]),
+        "2 processes": lambda: finish([start("one", "trainer=cpu_seq"), start("two", "trainer=cpu_seq")]),
+    }
+    return interleaved(contestants, rounds)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--only", choices=["inference", "training", "mpi"])
+    arguments = parser.parse_args()
+    from mmpds import results
+    from mmpds.console import table
+    from mmpds.world import cores
+
+    torch.set_num_threads(cores())
+    rates, ratios, wait = {}, {}, None
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Ours(arguments.size, 800, folder)
+        if arguments.only in (None, "inference"):
+            rates["inference"] = interleaved(inference(ours, 5), arguments.rounds)
+        if arguments.only in (None, "training"):
+            rates["training"] = interleaved(training(ours, 5), arguments.rounds)
+            wait = statistics.median(ours.wait)
+        if arguments.only in (None, "mpi"):
+            rates["mpi"] = mpi(arguments.size, 400, folder, max(3, arguments.rounds - 2))
+    pairs = {
+        "inference ÷ plain torchxrayvision loop": ("inference", "mmpds", "plain"),
+        "inference ÷ hand-tuned loop": ("inference", "mmpds", "tuned"),
+        "training ÷ plain PyTorch loop": ("training", "mmpds", "plain"),
+        "training ÷ hand-tuned loop": ("training", "mmpds", "tuned"),
+        "2 MPI ranks ÷ 2 independent processes": ("mpi", "2 MPI ranks", "2 processes"),
+        "2 MPI ranks ÷ 2 threads": ("mpi", "2 MPI ranks", "2 threads"),
+        "2 MPI ranks ÷ 1 thread": ("mpi", "2 MPI ranks", "1 thread"),
+    }
+    for name, (section, ours_, other) in pairs.items():
+        if section in rates:
+            each = [a / b for a, b in zip(rates[section][ours_], rates[section][other], strict=True)]
+            ratios[name] = {"median": statistics.median(each), "min": min(each), "max": max(each), "target": TARGETS.get(name)}
+    hardware = results.hardware([], cores())
+    rows = [[f"{section}, {name}", f"{statistics.median(r):.1f}", f"{min(r):.1f} to {max(r):.1f}"] for section, group in rates.items() for name, r in group.items()]
+    heads = ["images/s", "median", "spread"]
+    ratio_rows = [[n, f"{r['median']:.2f}", f"{r['min']:.2f} to {r['max']:.2f}", f"≥ {r['target']}" if r["target"] else ""] for n, r in ratios.items()]
+    ratio_heads = ["ratio", "median", "spread", "target"]
+    title = f"DenseNet-121, {arguments.size} px, {hardware['cpu']}, {hardware['cores']} cores"
+    table(title, heads, rows)
+    table("Ratios, each of two turns of one round", ratio_heads, ratio_rows)
+    if wait is not None:
+        print(f"  data_wait_fraction in training through the cache: {wait:.4f} (target: at most 0.05)")
+    if arguments.only is None:
+        record = {"title": title, "hardware": hardware, "versions": results.versions(), "images_per_s": rates,
+                  "ratios": ratios, "data_wait_fraction": wait}  # fmt: skip
+        results.write_text(HERE / "results.json", json.dumps(record, indent=2) + "\n")
+        from mmpds.sweep import markdown
+
+        text = (
+            "# Throughput of DenseNet-121\n\nWritten by `make bench`. Contestants take turns within one run; a ratio is that of two turns of "
+            f"one round. {title}, batch {BATCH} (the plain inference loop: 8).\n\n{markdown(heads, rows)}\n{markdown(ratio_heads, ratio_rows)}\n"
+            f"Share of training spent waiting for data, through the cache: {wait:.4f} (target: at most 0.05).\n"
+        )  # fmt: skip
+        results.write_text(HERE / "README.md", text)
+    missed = [n for n, r in ratios.items() if r["target"] and r["median"] < r["target"]]
+    if missed:
+        print("  below target: " + "; ".join(missed))
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The procedural people, organs, findings and films that the phantom is drawn from."""
