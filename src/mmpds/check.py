@@ -21,7 +21,7 @@ STAGES = ("fit", "test", "predict")
 REBALANCE = ("none", "balanced", "equal_normal")
 BAD_IMAGE = ("auto", "skip", "error")
 SPLIT = ("own", "official")
-RULES = ("fixed", "paper", "f1", "youden", "sensitivity@specificity", "class_specific")
+RULES = ("fixed", "paper", "f1", "youden", "sensitivity@specificity", "specificity@sensitivity", "class_specific")
 
 
 @dataclass(frozen=True)

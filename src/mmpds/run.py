@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import sys
+import sysconfig
 import time
 import traceback
 import warnings
@@ -68,16 +69,24 @@ def describe(error: BaseException) -> str:
     while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         error = error.__cause__  # Hydra wraps what the called class said
     text = " ".join(str(error).split()) or type(error).__name__
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "mmpds" in f.filename]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _library(frame.filename)]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     named = text if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
     return named + place
 
 
+def _library(filename: str) -> bool:
+    """Whether a file is Python's or an installed package's: a user looks for a mistake elsewhere first."""
+    package = filename.rpartition("site-packages/")[2]
+    return not package.startswith("mmpds/") if package != filename else filename.startswith((STDLIB, "<"))
+
+
+STDLIB = sysconfig.get_path("stdlib")
 QUIET = (
     ".*does not have many workers.*",  # loader processes are data.workers' business
     ".*smaller than the logging interval.*",
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's, of torch
+    ".*dataloader is not resumable.*",  # the data module's state says where to go on
     ".*sync_dist=True.*",  # metrics are gathered by torchmetrics before they are logged
     ".*threshold falls back to.*",  # every epoch; what counts is what the last one left, in results.json
 )
@@ -128,7 +137,10 @@ class Run:
                 cfg.data.on_bad_image = "error" if "test" in cfg.stages and "fit" not in cfg.stages else "skip"
         data = instantiate(cfg.data, _convert_="all")
         if cfg.checkpoint:
-            model = get_class(cfg.model._target_).load_from_checkpoint(cfg.checkpoint, map_location="cpu")
+            stated = cfg.model.get("threshold", {}).get("rule") in ("fixed", "class_specific")
+            threshold = {"threshold": OmegaConf.to_container(cfg.model.threshold)} if stated else {}
+            kind = get_class(cfg.model._target_)
+            model = kind.load_from_checkpoint(cfg.checkpoint, map_location="cpu", weights_only=True, **threshold)
             data.findings = model.findings  # another data set's labels, in the order of this model's outputs
         else:
             model = instantiate(cfg.model, findings=list(data.findings), _convert_="all")

@@ -54,7 +54,7 @@ def main(folder, out):
         data = ImageData(partial(ChestXray, findings=["Pneumonia"]), test_root=str(root), size=32, batch_size=world.size)
         trainer.test(model, data, verbose=False)
         images = data.images["test"]
-        data.images["val"] = images  # the same items through validation: torchmetrics does the gathering there
+        data.images |= {"train": images, "val": images}  # the same items through validation: torchmetrics does the gathering there
         trainer.validate(model, data, verbose=False)
         judged = evaluate(predictions.prob, images.label.numpy(), np.array([0.5]), ["Pneumonia"], replicates=0)
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}

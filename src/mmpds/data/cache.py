@@ -33,7 +33,7 @@ from mmpds.data.images import BadImage, ImageFiles
 
 PREPROCESSING = 1
 """Part of the key: to be raised whenever `mmpds.data.images` makes other pixels of the same file."""
-WORTH_A_WORKER = 500
+WORTH_A_WORKER = 1000
 """Starting a process takes about as long as decoding this many small images."""
 
 
@@ -177,8 +177,8 @@ def _file(folder: Path, shape: tuple[int, int, int]) -> Path:
                 raise
     except OSError as error:
         raise OSError(
-            f"cache_dir={folder.parent}: decoded images need {needed:,} bytes there: {error.strerror}; make room, "
-            "name another folder, or set cache_dir=null to decode at every read"
+            f"cache_dir={folder.parent}: decoded images need {needed:,} bytes there: {error.strerror}; "
+            "make room, name another folder, or set cache_dir=null to decode at every read"
         ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -263,6 +263,8 @@ def _save(memo: Path, entries: dict[str, list[Any]]) -> None:
     part = memo.with_name(f"{memo.name}.{uuid4().hex}")
     with suppress(OSError):  # no room for the memo costs time alone
         memo.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(entries))
-        part.replace(memo)
-    part.unlink(missing_ok=True)
+        try:
+            part.write_text(json.dumps(entries))
+            part.replace(memo)
+        finally:
+            part.unlink(missing_ok=True)

@@ -90,6 +90,7 @@ class ImageData(pl.LightningDataModule):
         self.rejected = pd.DataFrame(columns=["id", "reason"])
         self.images: dict[str, Images] = {}
         self.load_s = 0.0
+        self.position = (0, 0)
 
     def _open(self, source: Source) -> tuple[Source, list[str]]:
         opened = open_source(source, self.size, self.cache_dir, torch.get_num_threads())
@@ -150,7 +151,7 @@ class ImageData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training batches, from where a resumed run stands."""
         images = self.images["train"]
-        epoch, step = self._position()
+        epoch, step = self.position
         weights = class_weights(images.table, self.findings, self.rebalance)
         batches = TrainBatches(
             len(images), self.batch_size, weights=weights, augment=self.augment, seed=self.seed,
@@ -158,11 +159,17 @@ class ImageData(pl.LightningDataModule):
         )  # fmt: skip
         return self._loader(images, batches)
 
-    def _position(self) -> tuple[int, int]:
-        """Epoch and batch that training goes on with, from the progress that a checkpoint restored."""
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and batch that training would go on with, for the checkpoint."""
         loop = self.trainer.fit_loop
-        epoch, step = loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed
-        return (epoch, step) if step < len(self.images["train"]) // self.batch_size else (epoch, 0)
+        progress, step = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current.ready
+        if step < len(self.images["train"]) // self.batch_size:
+            return {"epoch": progress.processed, "step": step}
+        return {"epoch": progress.started, "step": 0}  # the epoch's batches are through, it has been started
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Lightning calls this before it asks for the training batches, and restores its own loops only after."""
+        self.position = (state_dict["epoch"], state_dict["step"])
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every validation item once."""

@@ -53,6 +53,11 @@ class TrainBatches:
         """Batches an epoch, those skipped after resuming included."""
         return self.rows // self.batch_size
 
+    @property
+    def sampler(self) -> TrainBatches:
+        """Itself: this is where Lightning looks for `set_epoch` in a batch sampler."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
         self.epoch = epoch

@@ -46,7 +46,7 @@ def split_by_group(
     wanted = int((shares > 0).sum())
     if len(patients) < wanted:
         raise ValueError(
-            f"{len(patients)} patients cannot fill {wanted} splits; give more, or set some of the fractions to 0"
+            f"{len(patients)} patients cannot fill {wanted} splits; give more, or set some fractions to 0"
         )
     images = patients["images"].to_numpy()
     split = _deal(images, shares)
@@ -93,8 +93,8 @@ def _patients(table: pd.DataFrame, findings: Sequence[str], patient: np.ndarray,
     label["normal"] = table["normal"].astype(bool)
     by = label.groupby(patient)
     patients = by.max().assign(normal=by["normal"].min(), images=by.size())
-    # in powers of two, so that patients of nearly the same size are still shuffled
-    patients["size"] = -np.log2(patients["images"]).round()
+    # rounded to half powers of two, so that patients of nearly the same size are still shuffled
+    patients["size"] = -(2 * np.log2(patients["images"])).round()
     patients["random"] = [hashlib.sha256(f"{seed} {name}".encode()).hexdigest() for name in patients.index]
     order = [name for name in patients.columns if name != "images"]
     return patients.sort_values(order)

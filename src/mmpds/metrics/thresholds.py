@@ -94,7 +94,7 @@ class Threshold(Scores):
         return not bool(self.value.isnan().any())
 
     def compute(self) -> Tensor:
-        """Fit over the items of all ranks and keep the thresholds; returns `value`, float32 [C].
+        """Fit over the items of all ranks and keep the thresholds in `value`; returns a copy of it.
 
         Raises:
             ValueError: a collected probability is outside [0, 1], or a label none of 1, 0 and NaN.

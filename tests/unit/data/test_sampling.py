@@ -80,3 +80,12 @@ def test_one_class_cannot_be_balanced():
     with pytest.raises(ValueError, match="one class; use rebalance=none"):
         class_weights(table([True] * 3, list("abc"), [0.0] * 3), ("Pneumonia",), "equal_normal")
     assert class_weights(table([True] * 3, list("abc"), [0.0] * 3), ("Pneumonia",), "none") is None
+
+
+def test_lightning_finds_where_to_set_the_epoch():
+    from lightning.fabric.utilities.data import _set_sampler_epoch
+    from torch.utils.data import DataLoader
+
+    batches = TrainBatches(60, 10, seed=3)
+    _set_sampler_epoch(DataLoader(range(60), batch_sampler=batches), 2)
+    assert batches.epoch == 2
