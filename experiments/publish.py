@@ -15,7 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from mmpds.console import print_results
+from mmpds.console import SHOWN, figure, place, print_results, spent
 from mmpds.sweep import markdown
 
 HERE = Path(__file__).resolve().parent
@@ -33,29 +33,19 @@ def console(record):
 
 def table(record):
     """The test metrics of each finding with their intervals, and what they cost, as Markdown."""
-    metrics, intervals = record["metrics"], record["intervals"]
-    names = [name.rsplit("/", 1)[1] for name in metrics if name.startswith("test/auroc/")]
-    shown = {"auroc": "ROC-AUC", "average_precision": "AP", "f1": "F1", "precision": "precision",
-             "recall": "recall", "specificity": "specificity", "ece": "ECE", "threshold": "threshold"}  # fmt: skip
-
-    def figure(name):
-        if metrics.get(name) is None:
-            return "–"
-        low, high = intervals.get(name, (None, None))
-        return f"{metrics[name]:.4f}" + (f"<br>{low:.4f}–{high:.4f}" if low is not None else "")
-
-    rows = [[name, *(figure(f"test/{metric}/{name}") for metric in shown)] for name in names]
-    counts, timing, energy, hardware = record["counts"], record["timing"], record["energy"], record["hardware"]
-    joules = f"{energy['joules']:,.0f} J ({energy['method']})" if energy["joules"] is not None else "not measured"
+    names = [name.rsplit("/", 1)[1] for name in record["metrics"] if name.startswith("test/auroc/")]
+    shown = {**SHOWN, "ece": "ECE", "threshold": "threshold"}
+    rows = [[name, *(figure(record, f"test/{metric}/{name}", "<br>", 4) for metric in shown)] for name in names]
+    counts, hardware = record["counts"], record["hardware"]
     gpu = f", {len(hardware['gpu'])} × {hardware['gpu'][0]}" if hardware["gpu"] else ""
     facts = [
-        f"{counts['test/items']:,} test images of {counts['test/groups']:,} patients; below each value its 95 % interval (bootstrap by patient).",
-        f"Fit {timing['fit_s'] / 60:.1f} min at {timing['fit_items_per_s']:.1f} images/s, test {timing['test_s']:.1f} s; energy {joules}; "
-        f"{record['world_size']} rank(s) × {record['threads_per_rank']} thread(s), {record['precision']}, {hardware['cores']} cores of {hardware['cpu']}{gpu}.",
+        f"{counts['test/items']:,} test images of {counts['test/groups']:,} patients; below each value its 95 % "
+        "interval (bootstrap by patient).",
+        f"Normal images flagged: {figure(record, 'test/false_positive_rate/No Finding', ', ', 4)}.",
+        f"{place(record)} of {hardware['cores']} cores, {hardware['cpu']}{gpu}, {record['precision']}: "
+        + ", ".join(spent(record)) + ".",
+        *(f"Note: {warning}" for warning in record["warnings"]),
     ]  # fmt: skip
-    if (false := figure("test/false_positive_rate/No Finding")) != "–":
-        facts.append(f"Normal images flagged: {false.replace('<br>', ', ')}.")
-    facts += [f"Note: {warning}" for warning in record["warnings"]]
     return markdown(["finding", *shown.values()], rows) + "\n" + "\n\n".join(facts) + "\n"
 
 

@@ -35,12 +35,20 @@ def train(tmp_path):
     """Runs the real train.py in an empty folder; returns the finished process."""
 
     def start(*arguments, timeout=120, before=(), check=None, environ=None):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_")) and not k.endswith("_NUM_THREADS")}
+        environment = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("OMPI_", "PMIX_")) and not k.endswith("_NUM_THREADS")
+        }
         environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "160"} | (environ or {})
         command = [*before, sys.executable, str(ROOT / "train.py"), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout
+        )
         if check is not None:
-            assert done.returncode == check, f"exit status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+            assert done.returncode == check, (
+                f"exit status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+            )
         return done
 
     return start

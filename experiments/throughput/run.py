@@ -2,7 +2,7 @@
 
     python experiments/throughput/run.py [--rounds 5] [--size 224] [--only inference|training|mpi]
 
-Writes results.json and README.md beside this file.
+A whole run writes results.json beside this file and renews the READMEs.
 """
 
 import argparse
@@ -19,15 +19,23 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from mmpds import results
+from mmpds.console import table
+from mmpds.sweep import markdown
+from mmpds.world import cores
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BATCH = 32
-TARGETS = {
-    "inference ÷ plain torchxrayvision loop": 3.5,
-    "inference ÷ hand-tuned loop": 0.97,
-    "training ÷ plain PyTorch loop": 2.0,
-    "training ÷ hand-tuned loop": 0.97,
-    "2 MPI ranks ÷ 2 independent processes": 0.95,
+# name: (section, numerator, denominator, target)
+PAIRS = {
+    "inference ÷ plain torchxrayvision loop": ("inference", "mmpds", "plain", 3.5),
+    "inference ÷ hand-tuned loop": ("inference", "mmpds", "tuned", 0.97),
+    "training ÷ plain PyTorch loop": ("training", "mmpds", "plain", 2.0),
+    "training ÷ hand-tuned loop": ("training", "mmpds", "tuned", 0.97),
+    "2 MPI ranks ÷ 2 independent processes": ("mpi", "2 MPI ranks", "2 processes", 0.95),
+    "2 MPI ranks ÷ 2 threads": ("mpi", "2 MPI ranks", "2 threads", None),
+    "2 MPI ranks ÷ 1 thread": ("mpi", "2 MPI ranks", "1 thread", None),
 }
 
 
@@ -61,7 +69,7 @@ class Ours:
         from mmpds.data.module import ImageData
         from mmpds.data.phantom import Phantom
         from mmpds.models.densenet import DenseNet121
-        from mmpds.run import has_bfloat16
+        from mmpds.stages import has_bfloat16
 
         torch.manual_seed(0)
         self.bfloat16 = has_bfloat16("cpu")
@@ -101,7 +109,7 @@ class Ours:
 
 
 def plain_model(findings):
-    """torchxrayvision's DenseNet-121 with random weights: the same network as ours."""
+    """Torchxrayvision's DenseNet-121 with random weights: the same network as ours."""
     import torchxrayvision
 
     torch.manual_seed(0)
@@ -160,12 +168,18 @@ def training(ours, count):
 def mpi(size, images, folder, rounds):
     """Inference from the command line: one thread, all threads, 2 MPI ranks, 2 independent processes at once."""
     command = [
-        sys.executable, "train.py", "data.source.images=%d" % images, f"data.size={size}", f"data.batch_size={BATCH}",
+        sys.executable, "train.py", f"data.source.images={images}", f"data.size={size}", f"data.batch_size={BATCH}",
         f"data.cache_dir={folder}/cache", "data.fractions=[0.3,0.1,0.6]", "bootstrap=10", "callbacks=none",
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
     checkpoint = f"{folder}/fit/checkpoints/last.ckpt"
-    fit = ["stages=[fit]", "callbacks=default", "trainer.max_epochs=1", "+trainer.limit_train_batches=1", f"run_dir={folder}/fit"]
+    fit = [
+        "stages=[fit]",
+        "callbacks=default",
+        "trainer.max_epochs=1",
+        "+trainer.limit_train_batches=1",
+        f"run_dir={folder}/fit",
+    ]
     subprocess.run([*command[:-1], *fit], cwd=ROOT, env=environment, check=True, capture_output=True)
 
     def start(name, *overrides):
@@ -191,18 +205,39 @@ def mpi(size, images, folder, rounds):
     return interleaved(contestants, rounds)
 
 
+def compared(rates):
+    """Each ratio of PAIRS within one round: its median and spread over the rounds."""
+    ratios = {}
+    for name, (section, ours, other, target) in PAIRS.items():
+        if section in rates:
+            each = [a / b for a, b in zip(rates[section][ours], rates[section][other], strict=True)]
+            ratios[name] = {"median": statistics.median(each), "min": min(each), "max": max(each), "target": target}
+    return ratios
+
+
+def tables(rates, ratios):
+    """Title, heads and rows of the tables of rates and of ratios."""
+    rows = [
+        [f"{section}, {name}", f"{statistics.median(each):.1f}", f"{min(each):.1f} to {max(each):.1f}"]
+        for section, group in rates.items()
+        for name, each in group.items()
+    ]
+    ratio_rows = [
+        [name, f"{r['median']:.2f}", f"{r['min']:.2f} to {r['max']:.2f}", f"≥ {r['target']}" if r["target"] else ""]
+        for name, r in ratios.items()
+    ]
+    return (["images/s", "median", "spread"], rows), (["ratio", "median", "spread", "target"], ratio_rows)
+
+
 def main():
+    """Measure, print, and keep the whole measurement in results.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--only", choices=["inference", "training", "mpi"])
     arguments = parser.parse_args()
-    from mmpds import results
-    from mmpds.console import table
-    from mmpds.world import cores
-
     torch.set_num_threads(cores())
-    rates, ratios, wait = {}, {}, None
+    rates, wait = {}, None
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(arguments.size, 800, folder)
         if arguments.only in (None, "inference"):
@@ -212,42 +247,23 @@ def main():
             wait = statistics.median(ours.wait)
         if arguments.only in (None, "mpi"):
             rates["mpi"] = mpi(arguments.size, 400, folder, max(3, arguments.rounds - 2))
-    pairs = {
-        "inference ÷ plain torchxrayvision loop": ("inference", "mmpds", "plain"),
-        "inference ÷ hand-tuned loop": ("inference", "mmpds", "tuned"),
-        "training ÷ plain PyTorch loop": ("training", "mmpds", "plain"),
-        "training ÷ hand-tuned loop": ("training", "mmpds", "tuned"),
-        "2 MPI ranks ÷ 2 independent processes": ("mpi", "2 MPI ranks", "2 processes"),
-        "2 MPI ranks ÷ 2 threads": ("mpi", "2 MPI ranks", "2 threads"),
-        "2 MPI ranks ÷ 1 thread": ("mpi", "2 MPI ranks", "1 thread"),
-    }
-    for name, (section, ours_, other) in pairs.items():
-        if section in rates:
-            each = [a / b for a, b in zip(rates[section][ours_], rates[section][other], strict=True)]
-            ratios[name] = {"median": statistics.median(each), "min": min(each), "max": max(each), "target": TARGETS.get(name)}
-    hardware = results.hardware([], cores())
-    rows = [[f"{section}, {name}", f"{statistics.median(r):.1f}", f"{min(r):.1f} to {max(r):.1f}"] for section, group in rates.items() for name, r in group.items()]
-    heads = ["images/s", "median", "spread"]
-    ratio_rows = [[n, f"{r['median']:.2f}", f"{r['min']:.2f} to {r['max']:.2f}", f"≥ {r['target']}" if r["target"] else ""] for n, r in ratios.items()]
-    ratio_heads = ["ratio", "median", "spread", "target"]
-    title = f"DenseNet-121, {arguments.size} px, {hardware['cpu']}, {hardware['cores']} cores"
+    ratios, hardware = compared(rates), results.hardware([], cores())
+    title = f"DenseNet-121, {arguments.size} px, batch {BATCH}, {hardware['cpu']}, {hardware['cores']} cores"
+    (heads, rows), (ratio_heads, ratio_rows) = tables(rates, ratios)
     table(title, heads, rows)
     table("Ratios, each of two turns of one round", ratio_heads, ratio_rows)
     if wait is not None:
-        print(f"  data_wait_fraction in training through the cache: {wait:.4f} (target: at most 0.05)")
+        print(f"  share of training spent waiting for data, through the cache: {wait:.4f} (target: at most 0.05)")
     if arguments.only is None:
-        record = {"title": title, "hardware": hardware, "versions": results.versions(), "images_per_s": rates,
-                  "ratios": ratios, "data_wait_fraction": wait}  # fmt: skip
-        results.write_text(HERE / "results.json", json.dumps(record, indent=2) + "\n")
-        from mmpds.sweep import markdown
-
         text = (
-            "# Throughput of DenseNet-121\n\nWritten by `make bench`. Contestants take turns within one run; a ratio is that of two turns of "
-            f"one round. {title}, batch {BATCH} (the plain inference loop: 8).\n\n{markdown(heads, rows)}\n{markdown(ratio_heads, ratio_rows)}\n"
+            f"{title}.\n\n{markdown(heads, rows)}\n{markdown(ratio_heads, ratio_rows)}\n"
             f"Share of training spent waiting for data, through the cache: {wait:.4f} (target: at most 0.05).\n"
-        )  # fmt: skip
-        results.write_text(HERE / "README.md", text)
-    missed = [n for n, r in ratios.items() if r["target"] and r["median"] < r["target"]]
+        )
+        record = {"title": title, "hardware": hardware, "versions": results.versions(), "images_per_s": rates}
+        record |= {"ratios": ratios, "data_wait_fraction": wait, "markdown": text}
+        results.write_text(HERE / "results.json", json.dumps(record, indent=2) + "\n")
+        subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+    missed = [name for name, r in ratios.items() if r["target"] and r["median"] < r["target"]]
     if missed:
         print("  below target: " + "; ".join(missed))
     return int(bool(missed))

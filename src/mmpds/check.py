@@ -21,7 +21,15 @@ STAGES = ("fit", "test", "predict")
 REBALANCE = ("none", "balanced", "equal_normal")
 BAD_IMAGE = ("auto", "skip", "error")
 SPLIT = ("own", "official")
-RULES = ("fixed", "paper", "f1", "youden", "sensitivity@specificity", "specificity@sensitivity", "class_specific")
+RULES = (
+    "fixed",
+    "paper",
+    "f1",
+    "youden",
+    "sensitivity@specificity",
+    "specificity@sensitivity",
+    "class_specific",
+)
 
 
 @dataclass(frozen=True)
@@ -64,21 +72,26 @@ def argument_problems(argv: Sequence[str], conf: Path) -> list[Problem]:
         try:
             override = parser.parse_override(text)
         except HydraException as error:
-            problems.append(Problem(*text.split("=", 1), f"cannot be parsed: {str(error).splitlines()[0]}"))
+            key, _, value = text.partition("=")
+            problems.append(Problem(key, value, f"cannot be parsed: {str(error).splitlines()[0]}"))
             continue
         key = override.key_or_group
         swept = override.is_sweep_override()
-        values = list(override.sweep_string_iterator()) if swept and override.is_discrete_sweep() else [override.value()]
+        values = (
+            list(override.sweep_string_iterator()) if swept and override.is_discrete_sweep() else [override.value()]
+        )
         if (conf / key).is_dir() and not key.startswith("hydra"):
             known = {path.stem for path in (conf / key).glob("*.yaml")} - {"base"}
-            bad = [v for v in map(str, values) if v not in known and not (v == "None" and key in ("experiment", "sweep"))]
+            bad = [
+                v for v in map(str, values) if v not in known and not (v == "None" and key in ("experiment", "sweep"))
+            ]
             problems += [Problem(key, value, f"no such {key}; {nearest(value, known)}") for value in bad]
             if bad:
                 continue
         if not swept:
             sound.append(text)
         elif override.is_discrete_sweep():
-            sound.append(f"{override.input_line.split('=')[0]}={values[0]}")
+            sound.append(f"{text.partition('=')[0]}={values[0]}")
     with initialize_config_dir(str(conf), version_base="1.3"):
 
         def fault(overrides: list[str]) -> str | None:
@@ -95,7 +108,9 @@ def argument_problems(argv: Sequence[str], conf: Path) -> list[Problem]:
                 for text in [text for text in sound if text not in groups]:
                     if fault([*groups, text]):
                         key, _, value = text.lstrip("+~").partition("=")
-                        problems.append(Problem(key, value, f"no such key; {nearest(key, keys)} (+{key}=… adds a new one)"))
+                        problems.append(
+                            Problem(key, value, f"no such key; {nearest(key, keys)} (+{key}=… adds a new one)")
+                        )
                         sound.remove(text)
             else:
                 problems.append(Problem("overrides", " ".join(groups), str(fault(groups)).splitlines()[0]))
@@ -121,7 +136,12 @@ def config_problems(cfg: DictConfig, world: World) -> list[Problem]:
     """What keeps a composed configuration from running in this world: the ranks adopted, or those to be started."""
     launched = world.launcher != "none"
     size = world.size if launched else ranks(cfg)
-    return [*_stage_problems(cfg), *_data_problems(cfg, size), *_model_problems(cfg), *_trainer_problems(cfg, size, launched)]
+    return [
+        *_stage_problems(cfg),
+        *_data_problems(cfg, size),
+        *_model_problems(cfg),
+        *_trainer_problems(cfg, size, launched),
+    ]
 
 
 def _exists(key: str, value: Any, what: str) -> list[Problem]:
@@ -138,14 +158,22 @@ def _stage_problems(cfg: DictConfig) -> list[Problem]:
     if cfg.init_from not in (None, "imagenet") and not str(cfg.init_from).startswith("densenet121-res224-"):
         found += _exists("init_from", cfg.init_from, "file, and no name such as imagenet or densenet121-res224-all")
     if "fit" in cfg.stages and cfg.checkpoint:
-        found.append(Problem("checkpoint", cfg.checkpoint, "stages has fit: use init_from= to start from weights, resume= to go on"))
+        found.append(
+            Problem(
+                "checkpoint",
+                cfg.checkpoint,
+                "stages has fit: use init_from= to start from weights, resume= to go on",
+            )
+        )
     if "fit" not in cfg.stages and not cfg.checkpoint and not cfg.init_from:
         found.append(Problem("checkpoint", None, "stages has no fit: give checkpoint=PATH, or init_from=NAME"))
     if cfg.resume == "last":
         runs = Path(cfg.run_dir) if cfg.run_dir else Path("runs") / (cfg.name or "train")
         pattern = "checkpoints/last.ckpt" if cfg.run_dir else "*/checkpoints/last.ckpt"
         if not any(runs.glob(pattern)):
-            found.append(Problem("resume", "last", f"no {runs / pattern}: nothing to go on with; resume=auto starts anew"))
+            found.append(
+                Problem("resume", "last", f"no {runs / pattern}: nothing to go on with; resume=auto starts anew")
+            )
     elif cfg.resume not in (None, "auto"):
         found += _exists("resume", cfg.resume, "checkpoint")
     if "predict" in cfg.stages and not cfg.data.get("predict_root"):
@@ -176,10 +204,20 @@ def _data_problems(cfg: DictConfig, world: int) -> list[Problem]:
     if isinstance(data.batch_size, int) and data.batch_size > 0 and data.batch_size % world:
         near = max(world, round(data.batch_size / world) * world)
         found.append(
-            Problem("data.batch_size", data.batch_size, f"does not divide over {world} ranks; give a multiple, such as {near}")
+            Problem(
+                "data.batch_size",
+                data.batch_size,
+                f"does not divide over {world} ranks; give a multiple, such as {near}",
+            )
         )
     if len(data.fractions) != 3 or min(data.fractions) < 0 or abs(sum(data.fractions) - 1) > 1e-6:
-        found.append(Problem("data.fractions", list(data.fractions), "give three shares (train, val, test) that add up to 1"))
+        found.append(
+            Problem(
+                "data.fractions",
+                list(data.fractions),
+                "give three shares (train, val, test) that add up to 1",
+            )
+        )
     return found
 
 
@@ -196,7 +234,13 @@ def _trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Probl
     if trainer.accelerator == "gpu" and not (here := gpus()):
         found.append(Problem(choice, trainer.accelerator, "no GPU here; use trainer=cpu or trainer=mpi_cpu"))
     elif trainer.accelerator == "gpu" and trainer.launcher == "mpi" and not launched and world > here:
-        found.append(Problem("ranks", world, f"this node has {here} GPUs: give ranks={here}, or start the ranks with mpirun or srun"))
+        found.append(
+            Problem(
+                "ranks",
+                world,
+                f"this node has {here} GPUs: give ranks={here}, or start the ranks with mpirun or srun",
+            )
+        )
     if cfg.ranks != "auto" and (not isinstance(cfg.ranks, int) or cfg.ranks < 1):
         found.append(Problem("ranks", cfg.ranks, "give a whole number above zero, or auto"))
     elif cfg.ranks != "auto" and launched and cfg.ranks != world:
@@ -204,10 +248,13 @@ def _trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Probl
     elif cfg.ranks not in ("auto", 1) and trainer.launcher == "none" and not launched:
         found.append(Problem("ranks", cfg.ranks, "this trainer is one process; use trainer=mpi_cpu or trainer=mpi_gpu"))
     if launched and trainer.launcher == "none" and world > 1:
-        found.append(Problem(choice, "one process", f"{world} ranks were started; use trainer=mpi_cpu or trainer=mpi_gpu"))
+        found.append(
+            Problem(choice, "one process", f"{world} ranks were started; use trainer=mpi_cpu or trainer=mpi_gpu")
+        )
     devices, nodes = trainer.get("devices", "auto"), trainer.get("num_nodes", 1)
     if isinstance(devices, int) and trainer.launcher != "none" and devices * nodes != world:
-        cure = f"devices x num_nodes = {devices} x {nodes} = {devices * nodes}, but there are {world} ranks; leave both out"
+        product = f"devices x num_nodes = {devices} x {nodes} = {devices * nodes}"
+        cure = f"{product}, but there are {world} ranks; leave both out"
         found.append(Problem("trainer.devices", devices, cure))
     if trainer.threads != "auto" and (not isinstance(trainer.threads, int) or trainer.threads < 1):
         found.append(Problem("trainer.threads", trainer.threads, "give a whole number above zero, or auto"))

@@ -73,49 +73,78 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     console.print(drawn)
 
 
-
+SHOWN = {
+    "auroc": "ROC-AUC",
+    "average_precision": "AP",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "specificity": "specificity",
+}
+STAGES = {
+    "startup_s": "start-up",
+    "build_s": "build",
+    "load_s": "load",
+    "fit_s": "fit",
+    "test_s": "test",
+    "predict_s": "predict",
+}
 
 
 def print_results(result: Mapping[str, Any], run_dir: Path) -> None:
     """The closing tables of a run: metrics a finding with intervals, then time, energy and where it all lies."""
-    metrics, intervals = result.get("metrics", {}), result.get("intervals", {})
-    names = list(dict.fromkeys(n.rsplit("/", 1)[1] for n in metrics if n.startswith("test/auroc/")))
-    counts = result.get("counts", {})
-
-    def figure(name: str, between: str = "\n") -> str:
-        if name not in metrics:
-            return "–"
-        low, high = intervals.get(name) or (None, None)
-        return f"{metrics[name]:.3f}" + (f"{between}{low:.3f}–{high:.3f}" if low is not None else "")
-
+    metrics, counts = result.get("metrics", {}), result.get("counts", {})
+    names = [name.rsplit("/", 1)[1] for name in metrics if name.startswith("test/auroc/")]
     if names:
-        title = f"Test, {counts.get('test/items', 0):,} images of {counts.get('test/groups', 0):,} patients; 95 % intervals by patient"
-        shown = ("auroc", "average_precision", "f1", "precision", "recall", "specificity")
-        heads = ["finding", "n+", "ROC-AUC", "AP", "F1", "precision", "recall", "specificity"]
+        title = f"Test: {counts['test/items']:,} images of {counts['test/groups']:,} patients"
+        if result["intervals"]:
+            title += "; below each value its 95 % interval, by patient"
         rows = [
-            [name, f"{counts[key]:,}" if (key := f"test/positives/{name}") in counts else "", *(figure(f"test/{m}/{name}") for m in shown)]
+            [
+                name,
+                f"{counts[f'test/positives/{name}']:,}" if name != "macro" else "",
+                *(figure(result, f"test/{metric}/{name}") for metric in SHOWN),
+            ]
             for name in names
         ]
-        table(title, heads, rows)
-    if "test/false_positive_rate/No Finding" in metrics:
-        say_out(f"  No Finding flagged for any finding: {figure('test/false_positive_rate/No Finding', ' ')}")
+        table(title, ["finding", "n+", *SHOWN.values()], rows)
+    if (false := figure(result, "test/false_positive_rate/No Finding", " in ")) != MISSING:
+        say_out(f"  normal images flagged for any finding: {false}")
     for warning in result.get("warnings", []):
         say_out(f"  ! {warning}")
-    timing, energy, memory = result.get("timing", {}), result.get("energy", {}), result.get("memory", {})
-    spent = [f"{label} {timing[key]:.1f} s" for key, label in _STAGES.items() if timing.get(key)]
-    if (rate := timing.get("throughput_items_per_s")) is not None:
-        spent.append(f"{rate:.1f} images/s")
-    if energy.get("joules") is not None:
-        spent.append(f"{energy['joules']:,.0f} J ({'estimated' if energy['method'] == 'estimate' else energy['method']})")
-    if memory.get("peak_rss_bytes"):
-        spent.append(f"{memory['peak_rss_bytes'] / 2**30:.1f} GiB")
-    ranks = result.get("world_size", 1)
-    place = f"{ranks} rank{'s' * (ranks > 1)} × {result.get('threads_per_rank', 1)} thread{'s' * (result.get('threads_per_rank', 1) > 1)}"
-    say_out(f"  {place}: " + " · ".join(spent))
+    say_out(f"  {place(result)}: " + " · ".join(spent(result)))
     say_out(f"  {run_dir}")
 
 
-_STAGES = {"startup_s": "start-up", "build_s": "build", "load_s": "load", "fit_s": "fit", "test_s": "test", "predict_s": "predict"}
+MISSING = "–"
+
+
+def figure(result: Mapping[str, Any], name: str, between: str = "\n", digits: int = 3) -> str:
+    """A metric and, after `between`, its interval; a dash where it is undefined."""
+    value = result.get("metrics", {}).get(name)
+    if value is None:
+        return MISSING
+    low, high = result.get("intervals", {}).get(name) or (None, None)
+    return f"{value:.{digits}f}" + (f"{between}{low:.{digits}f}–{high:.{digits}f}" if low is not None else "")
+
+
+def place(result: Mapping[str, Any]) -> str:
+    """On how many ranks and threads it ran."""
+    ranks, threads = result["world_size"], result["threads_per_rank"]
+    return f"{ranks} rank{'s' * (ranks > 1)} × {threads} thread{'s' * (threads > 1)}"
+
+
+def spent(result: Mapping[str, Any]) -> list[str]:
+    """Time, throughput, energy and memory, each with its unit."""
+    timing, energy, memory = result.get("timing", {}), result.get("energy", {}), result.get("memory", {})
+    told = [f"{label} {timing[key]:.1f} s" for key, label in STAGES.items() if timing.get(key)]
+    if (rate := timing.get("throughput_items_per_s")) is not None:
+        told.append(f"{rate:.1f} images/s")
+    if (joules := energy.get("joules")) is not None:
+        told.append(f"{joules:,.0f} J ({'estimated' if energy['method'] == 'estimate' else energy['method']})")
+    if memory.get("peak_rss_bytes"):
+        told.append(f"{memory['peak_rss_bytes'] / 2**30:.1f} GiB")
+    return told
 
 
 def say_out(text: str) -> None:

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 from mmpds import results
 from mmpds.check import config_problems
 from mmpds.console import print_problems, say
-from mmpds.world import World, adopt, cap_threads, gpus, ranks, threads
+from mmpds.world import World, adopt, cap_threads, ranks, threads
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
 
 def new_run_id() -> str:
     """A run's name, unique on a cluster: the time and four random hexadecimal digits."""
@@ -36,7 +37,8 @@ def rendezvous(world: World, environ: MutableMapping[str, str]) -> None:
     """Agree on the run id and on rank 0's address, where the launcher gave none."""
     mine = {
         "MMPDS_RUN_ID": environ.get("MMPDS_RUN_ID") or new_run_id(),
-        "MASTER_ADDR": environ.get("MASTER_ADDR") or ("127.0.0.1" if world.size == world.local_size else socket.gethostname()),
+        "MASTER_ADDR": environ.get("MASTER_ADDR")
+        or ("127.0.0.1" if world.size == world.local_size else socket.gethostname()),
         "MASTER_PORT": environ.get("MASTER_PORT") or str(free_port()),
     }
     if world.launcher in ("mpi", "mpich") and any(name not in environ for name in mine):
@@ -85,7 +87,7 @@ def start(cfg: DictConfig, command: list[str], started: float) -> int:
         return print_problems(problems) if world.rank == 0 else 2
     if world.launcher != "none":
         rendezvous(world, os.environ)
-    run_dir = run_directory(cfg, os.environ.pop("MMPDS_RUN_ID", None) or new_run_id())
+    run_dir = run_directory(cfg, os.environ.pop("MMPDS_RUN_ID", "") or new_run_id())
     cfg.run_dir = str(run_dir)
     if world.launcher == "none" and cfg.trainer.launcher != "none":
         results.save_config(cfg, run_dir, command, started)
@@ -93,7 +95,7 @@ def start(cfg: DictConfig, command: list[str], started: float) -> int:
     if world.rank == 0:
         results.save_config(cfg, run_dir, command, started)
     cap_threads(threads(cfg, world.local_size), os.environ)
-    from mmpds.run import run  # from here on torch is loaded
+    from mmpds.run import run
 
     return run(cfg, world)
 
@@ -123,7 +125,11 @@ def spawn(command: list[str], run_dir: Path, environ: Mapping[str, str]) -> int:
     if os.geteuid() == 0:  # containers and CI run as root, where Open MPI asks twice
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     if "SLURM_JOB_ID" not in environment:  # all ranks are on this machine: no need to start MPI to agree
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "MMPDS_RUN_ID": run_dir.name}
+        environment |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "MMPDS_RUN_ID": run_dir.name,
+        }
     environment["TTY_COMPATIBLE"] = str(int(sys.stdout.isatty()))
     if sys.stdout.isatty():
         environment |= {"TTY_INTERACTIVE": "1", "COLUMNS": str(shutil.get_terminal_size().columns)}

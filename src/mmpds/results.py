@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 SCHEMA = 1
 FILE = "results.json"
 CONFIG = "config.yaml"
-PACKAGES = ("mmpds", "torch", "lightning", "torchmetrics", "torchvision", "torchxrayvision", "mpi4py", "numpy")
+PACKAGES = (
+    "mmpds",
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "torchvision",
+    "torchxrayvision",
+    "mpi4py",
+    "numpy",
+)
 
 
 def save_config(cfg: DictConfig, run_dir: Path, command: list[str], started: float) -> None:

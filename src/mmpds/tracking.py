@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
+from mmpds.data.contact_sheet import contact_sheet
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning.pytorch.loggers import WandbLogger
+
+    from mmpds.data.module import Images
 
 
 def logged_in() -> bool:
@@ -47,11 +53,14 @@ def wandb_logger(save_dir: str, project: str, name: str | None = None) -> WandbL
     return WandbLogger(name=name, save_dir=save_dir, project=project, offline=offline, settings=settings)
 
 
-def log_images(loggers: list[object], key: str, images: list[object]) -> None:
-    """Send images (PIL, at most a few) to the loggers that take them."""
-    for logger in loggers:
-        if hasattr(logger, "log_image"):
-            logger.log_image(key, images)
+def log_samples(loggers: Sequence[object], images: Images, count: int = 16) -> None:
+    """Send a contact sheet of the first `count` images, with their findings, to the loggers that take images."""
+    takers = [logger for logger in loggers if hasattr(logger, "log_image")]
+    if takers:
+        rows = [int(row) for row in images.rows[:count]]
+        sheet = contact_sheet(images.source, rows, size=min(images.size, 160), columns=4)
+        for logger in takers:
+            logger.log_image("test/images", [sheet])
 
 
 def finish(exit_code: int) -> None:

@@ -16,7 +16,10 @@ from mmpds.world import World
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
-GROUPS = {group: sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem != "base") for group in console.GROUPS}
+GROUPS = {
+    group: sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem != "base")
+    for group in console.GROUPS
+}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +49,9 @@ def test_every_choice_composes_and_introduces_itself(group, name):
             stack += [value for key, value in node.items() if key != "hydra"]
 
 
-@pytest.mark.parametrize(("experiment", "trainer"), list(itertools.product(GROUPS["experiment"], GROUPS["trainer"])))
+@pytest.mark.parametrize(
+    ("experiment", "trainer"), list(itertools.product(GROUPS["experiment"], GROUPS["trainer"]))
+)
 def test_every_experiment_goes_with_every_trainer(experiment, trainer):
     cfg = composed(f"experiment={experiment}", f"trainer={trainer}")
     assert cfg.name == experiment
@@ -62,7 +67,11 @@ def test_every_experiment_goes_with_every_trainer(experiment, trainer):
         (["data=chest_xray"], "data.root", "data.root=PATH"),
         (["data=chest_xray", "data.root=/nowhere"], "data.root", "no such folder"),
         (["trainer=mpi_cpu", "ranks=3"], "data.batch_size", "give a multiple, such as 33"),
-        (["trainer=mpi_cpu", "ranks=2", "+trainer.devices=4"], "trainer.devices", "4 x 1 = 4, but there are 2 ranks"),
+        (
+            ["trainer=mpi_cpu", "ranks=2", "+trainer.devices=4"],
+            "trainer.devices",
+            "4 x 1 = 4, but there are 2 ranks",
+        ),
         (["trainer=cpu", "ranks=4"], "ranks", "use trainer=mpi_cpu"),
         (["resume=last", "run_dir=/nowhere"], "resume", "resume=auto"),
         (["resume=/nowhere/last.ckpt"], "resume", "no such checkpoint"),
@@ -97,12 +106,21 @@ def test_more_ranks_than_gpus_is_refused(monkeypatch):
 
 def train(*arguments):
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     return done, time.perf_counter() - began
 
 
 def test_all_problems_at_once_with_status_2_and_no_traceback():
-    done, _ = train("experiment=dmeo", "trainer=gpux", "data.sizee=3", "nonsense=1", "data.batch_size=0", "data.root=/nope")
+    done, _ = train(
+        "experiment=dmeo",
+        "trainer=gpux",
+        "data.sizee=3",
+        "nonsense=1",
+        "data.batch_size=0",
+        "data.root=/nope",
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Traceback" not in done.stderr

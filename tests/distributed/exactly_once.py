@@ -38,25 +38,33 @@ def main(folder, out):
     found = {}
     pl.seed_everything(0, verbose=False)
     model = DenseNet121(["Pneumonia"], growth_rate=4, block_config=(1, 1, 1, 1), init_features=8)
-    multi = {
-        "strategy": DDPStrategy(process_group_backend="gloo"), "plugins": [TorchElasticEnvironment()], "devices": world.size,
-    } if world.size > 1 else {"devices": 1}  # fmt: skip
     for count in (1, 5, 6, 7):
         root = Path(folder) / str(count)
         if not root.exists() and world.rank == 0:
             write_images(root, count)
+        multi = {"devices": 1}
+        if world.size > 1:
+            strategy = DDPStrategy(process_group_backend="gloo")
+            multi = {"strategy": strategy, "plugins": [TorchElasticEnvironment()], "devices": world.size}
         trainer = pl.Trainer(
             accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False,
             callbacks=[predictions := Predictions()], default_root_dir=folder, **multi,
         )  # fmt: skip
         trainer.strategy.setup_environment()
         trainer.strategy.barrier()
-        data = ImageData(partial(ChestXray, findings=["Pneumonia"]), test_root=str(root), size=32, batch_size=world.size)
+        data = ImageData(
+            partial(ChestXray, findings=["Pneumonia"]), test_root=str(root), size=32, batch_size=world.size
+        )
         trainer.test(model, data, verbose=False)
         images = data.images["test"]
-        data.images |= {"train": images, "val": images}  # the same items through validation: torchmetrics does the gathering there
+        data.images |= {
+            "train": images,
+            "val": images,
+        }  # the same items through validation: torchmetrics does the gathering there
         trainer.validate(model, data, verbose=False)
-        judged = evaluate(predictions.prob, images.label.numpy(), np.array([0.5]), ["Pneumonia"], replicates=0)
+        judged = evaluate(
+            predictions.prob, images.label.numpy(), np.array([0.5]), ["Pneumonia"], replicates=0
+        )
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         found[count] = {
             "rows": sorted(images.table["id"]), "prob": predictions.prob.tolist(), "metrics": judged.metrics | logged,

@@ -8,7 +8,14 @@ import pytest
 
 from tests.conftest import ROOT, TINY, results_of
 
-MPIRUN = [str(Path(sys.executable).with_name("mpirun")), "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", "-n"]
+MPIRUN = [
+    str(Path(sys.executable).with_name("mpirun")),
+    "--map-by",
+    "slot:OVERSUBSCRIBE",
+    "--bind-to",
+    "none",
+    "-n",
+]
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
@@ -83,5 +90,7 @@ def test_metrics_at_two_and_three_ranks_equal_one(tmp_path):
             np.testing.assert_allclose(found[ranks][items]["prob"], one["prob"], atol=1e-6)
             assert found[ranks][items]["metrics"].keys() == one["metrics"].keys()
             for name, value in one["metrics"].items():
-                assert found[ranks][items]["metrics"][name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
+                assert found[ranks][items]["metrics"][name] == pytest.approx(value, abs=1e-6, nan_ok=True), (
+                    name
+                )
             assert found[ranks][items]["threshold"] == pytest.approx(one["threshold"], abs=1e-6)

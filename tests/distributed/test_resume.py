@@ -25,7 +25,10 @@ def tensors(node, name=""):
 
 def state(run_dir):
     saved = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
-    parts = {key: saved[key] for key in ("state_dict", "optimizer_states", "current_model_state", "averaging_state")}
+    parts = {
+        key: saved[key]
+        for key in ("state_dict", "optimizer_states", "current_model_state", "averaging_state")
+    }
     return dict(tensors(parts)) | {"step": torch.tensor(saved["global_step"])}
 
 
@@ -44,5 +47,7 @@ def test_killed_and_resumed_is_bit_identical(train, tmp_path, ranks, steps):
         train(*RECIPE, *WORLDS[ranks], f"run_dir=killed{step}", "resume=last", check=0)
         resumed = state(tmp_path / f"killed{step}")
         assert resumed.keys() == whole.keys()
-        different = [name for name in whole if whole[name].numpy().tobytes() != resumed[name].numpy().tobytes()]
+        different = [
+            name for name in whole if whole[name].numpy().tobytes() != resumed[name].numpy().tobytes()
+        ]
         assert different == []

@@ -8,12 +8,12 @@ from tests.conftest import ROOT
 
 SRC = ROOT / "src" / "mmpds"
 FORBIDDEN = {
-    "data": ("models", "callbacks", "run", "launch", "metrics"),
+    "data": ("models", "callbacks", "run", "stages", "launch", "metrics"),
     "models": ("data.module", "callbacks", "run", "launch"),
     "metrics": ("data", "models", "callbacks", "run", "launch"),
     "callbacks": ("models", "run", "launch"),
 }
-KNOWS_HYDRA = {"run.py", "check.py", "sweep.py"}
+KNOWS_HYDRA = {"stages.py", "check.py", "sweep.py"}
 
 
 def imports(path, top_level_only=False):
@@ -30,7 +30,10 @@ def imports(path, top_level_only=False):
 def test_arrows_point_one_way(room):
     for path in (SRC / room).glob("*.py"):
         for name in imports(path):
-            assert not any(f"{name}.".startswith(f"mmpds.{other}.") for other in FORBIDDEN[room]), (path.name, name)
+            assert not any(f"{name}.".startswith(f"mmpds.{other}.") for other in FORBIDDEN[room]), (
+                path.name,
+                name,
+            )
 
 
 def test_mpi_is_imported_inside_functions_only():
@@ -47,4 +50,8 @@ def test_hydra_stays_at_the_door():
 def test_data_workers_need_no_torch():
     for path in (SRC / "data").glob("*.py"):
         if path.name not in ("module.py", "transforms.py"):
-            assert not any(name.split(".")[0] in ("torch", "lightning") for name in imports(path, top_level_only=False) if path.name != "batch.py"), path
+            assert not any(
+                name.split(".")[0] in ("torch", "lightning")
+                for name in imports(path, top_level_only=False)
+                if path.name != "batch.py"
+            ), path

@@ -66,7 +66,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
         content["error"] = object()
     with pytest.raises((OSError, TypeError)):
         results.write(tmp_path, content)
-    assert os.listdir(tmp_path) == [results.FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [results.FILE]
     assert results.status(tmp_path) == "interrupted"
 
 

@@ -1,6 +1,5 @@
 """A rank is adopted from whichever launcher started it."""
 
-import os
 import subprocess
 import sys
 
@@ -8,6 +7,7 @@ import pytest
 
 from mmpds.launch import diagnose
 from mmpds.world import World, adopt
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,9 @@ def test_a_killed_rank_is_named_before_the_peers_that_fail_because_of_it():
 
 
 def test_the_first_rank_that_failed_is_the_cause():
-    stderr = "mmpds: rank 2 failed: ValueError (a.py:3)\nmmpds: rank 0 failed: RuntimeError: closed (b.py:1)\n"
+    stderr = (
+        "mmpds: rank 2 failed: ValueError (a.py:3)\nmmpds: rank 0 failed: RuntimeError: closed (b.py:1)\n"
+    )
     assert diagnose(stderr, 1) == "rank 2 failed: ValueError (a.py:3)"
 
 
@@ -55,6 +57,5 @@ def test_the_front_door_loads_nothing_heavy():
         "from mmpds import check, launch, sweep, results, console, world; "
         "print([m for m in ('torch','lightning','pandas','numpy','hydra','rich','mpi4py') if m in sys.modules])"
     )
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

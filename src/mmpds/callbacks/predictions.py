@@ -27,32 +27,45 @@ class Predictions(Callback):
         self.prob: np.ndarray | None = None
         self._batches: list[dict[str, Tensor]] = []
 
-    def _start(self, *_: Any) -> None:
-        self._batches = []
-
-    def _collect(self, trainer: Any, module: Any, outputs: dict[str, Tensor], *_: Any) -> None:
+    def _collect(self, outputs: Any) -> None:
         real = outputs["index"] != PADDING
         self._batches.append({name: value[real].cpu() for name, value in outputs.items()})
 
-    def _gather(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _gather(self, trainer: pl.Trainer) -> None:
         mine = {name: torch.cat([batch[name] for batch in self._batches]).numpy() for name in ("prob", "index")}
-        ranks = [mine]
+        self._batches = []
+        ranks: list[Any] = [mine]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            ranks = [{}] * trainer.world_size
+            ranks = [None] * trainer.world_size
             torch.distributed.all_gather_object(ranks, mine)
         index = np.concatenate([rank["index"] for rank in ranks])
         prob = np.concatenate([rank["prob"] for rank in ranks])
         if not np.array_equal(np.sort(index), np.arange(len(index))):
-            raise RuntimeError(f"of {len(index)} gathered rows {len(np.unique(index))} are distinct: each must occur once")
+            distinct = len(np.unique(index))
+            raise RuntimeError(f"of {len(index)} gathered rows {distinct} are distinct: each must occur once")
         self.prob = np.empty_like(prob)
         self.prob[index] = prob
 
-    on_test_epoch_start = on_predict_epoch_start = _start
-    on_test_batch_end = on_predict_batch_end = _collect
-    on_test_epoch_end = on_predict_epoch_end = _gather
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        """Keep a test batch's outputs: `prob` float32 [B, C] and `index` int64 [B]."""
+        self._collect(outputs)
+
+    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        """Keep a prediction batch's outputs."""
+        self._collect(outputs)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather all ranks' outputs."""
+        self._gather(trainer)
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather all ranks' outputs."""
+        self._gather(trainer)
 
 
-def prediction_table(split: str, table: pd.DataFrame, findings: Sequence[str], prob: np.ndarray, decision: np.ndarray) -> pd.DataFrame:
+def prediction_table(
+    split: str, table: pd.DataFrame, findings: Sequence[str], prob: np.ndarray, decision: np.ndarray
+) -> pd.DataFrame:
     """Rows of predictions.csv: split, id, group, then each finding's label, probability and decision.
 
     Args:
@@ -62,7 +75,11 @@ def prediction_table(split: str, table: pd.DataFrame, findings: Sequence[str], p
         prob: float [N, C] in [0, 1].
         decision: bool [N, C].
     """
-    columns: dict[str, Any] = {"split": split, "id": table["id"].map(_inert), "group": table["group"].map(_inert)}
+    columns: dict[str, Any] = {
+        "split": split,
+        "id": table["id"].map(_inert),
+        "group": table["group"].map(_inert),
+    }
     for position, finding in enumerate(findings):
         columns[f"{finding} label"] = table.get(finding, np.nan)
         columns[f"{finding} probability"] = prob[:, position]

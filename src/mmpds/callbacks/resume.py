@@ -20,7 +20,9 @@ class StepSeed(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Seed torch on the CPU and on the rank's device."""
         place = [self.seed, trainer.global_rank, trainer.current_epoch, batch_idx]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
@@ -39,7 +41,9 @@ class LastCheckpoint(Checkpoint):
             raise ValueError(f"every_n_steps={every_n_steps}: give a whole number above zero")
         self.path, self.every_n_steps = Path(path), every_n_steps
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Save in the middle of an epoch; its last batch waits for the validation that follows it."""
         last = batch_idx + 1 == trainer.num_training_batches
         if (batch_idx + 1) % self.every_n_steps == 0 and not last:

@@ -81,9 +81,7 @@ class Timing(Callback):
 
     def __init__(self, warmup_steps: int = 3) -> None:
         if warmup_steps < 1:
-            raise ValueError(
-                f"warmup_steps={warmup_steps} must be at least 1: the first batch is never steady"
-            )
+            raise ValueError(f"warmup_steps={warmup_steps} must be at least 1: the first batch is never steady")
         self.warmup_steps = warmup_steps
         self._rank = 0
         self._stages: dict[str, _Stage] = {}
@@ -281,16 +279,12 @@ def combine(per_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
         section[name] = sum(measured) / seconds if ranks and len(measured) == len(ranks) else None
     kept = ("items", "seconds", "data_wait_fraction", "comm_fraction")
     section["per_rank"] = [
-        {"rank": rank["rank"]} | {name: rank[main][name] for name in kept}
-        for rank in per_rank
-        if main in rank
+        {"rank": rank["rank"]} | {name: rank[main][name] for name in kept} for rank in per_rank if main in rank
     ]
     return section
 
 
-def _each(
-    function: Callable[[list[float]], float], ranks: Sequence[dict[str, Any]], name: str
-) -> float | None:
+def _each(function: Callable[[list[float]], float], ranks: Sequence[dict[str, Any]], name: str) -> float | None:
     return function([rank[name] for rank in ranks]) if ranks else None
 
 

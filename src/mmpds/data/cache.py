@@ -74,9 +74,7 @@ def open_source(source: Source, size: int, directory: str | Path | None, workers
     rejected |= _verify(kept, [row for row in todo.tolist() if row not in rejected], size, workers)
     good = np.array([row for row in range(len(digests)) if row not in rejected], dtype=np.int64)
     bad = sorted(rejected)
-    listed = pd.DataFrame(
-        {"id": source.table["id"].iloc[bad].tolist(), "reason": [rejected[row] for row in bad]}
-    )
+    listed = pd.DataFrame({"id": source.table["id"].iloc[bad].tolist(), "reason": [rejected[row] for row in bad]})
     return Opened(Rows(kept, good) if bad else kept, [digests[row] for row in good], listed)
 
 

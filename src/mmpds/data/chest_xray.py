@@ -56,9 +56,7 @@ class ChestXray(ImageFiles):
                 "give the folder that holds NORMAL and PNEUMONIA, or train, val and test with those in each"
             )
         if found and (unknown := sorted(set(chosen) - set(found))):
-            raise ValueError(
-                f"findings={unknown}: {root} has class folders only for {list(found)}; name these"
-            )
+            raise ValueError(f"findings={unknown}: {root} has class folders only for {list(found)}; name these")
         columns = {finding: (table["class"] == finding).astype(float) for finding in chosen}
         unused = ["class"] if table["split"].notna().any() else ["class", "split"]
         super().__init__(root, table.drop(columns=unused).assign(**columns), chosen)

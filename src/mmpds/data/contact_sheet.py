@@ -12,9 +12,7 @@ GAP = 4  # pixels between tiles
 INK, PAPER = 235, 24
 
 
-def contact_sheet(
-    source: Source, rows: Sequence[int], size: int, columns: int, title: str = ""
-) -> Image.Image:
+def contact_sheet(source: Source, rows: Sequence[int], size: int, columns: int, title: str = "") -> Image.Image:
     """Draws tiles of `size` pixels, `columns` a line; a caption names a tile's positive findings.
 
     Args:
@@ -44,9 +42,7 @@ def contact_sheet(
     for place, row in enumerate(rows):
         left, top = GAP + place % columns * wide, head + place // columns * high
         sheet.paste(Image.fromarray(source.image(row, size)), (left, top))
-        pen.multiline_text(
-            (left, top + size), _label(source, row, font, size), fill=INK, font=font, spacing=1
-        )
+        pen.multiline_text((left, top + size), _label(source, row, font, size), fill=INK, font=font, spacing=1)
     return sheet
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -152,18 +153,26 @@ class ImageData(pl.LightningDataModule):
         """Training batches, from where a resumed run stands."""
         images = self.images["train"]
         epoch, step = self.position
+        rank, world_size = self._place()
         weights = class_weights(images.table, self.findings, self.rebalance)
         batches = TrainBatches(
             len(images), self.batch_size, weights=weights, augment=self.augment, seed=self.seed,
-            rank=self.trainer.global_rank, world_size=self.trainer.world_size, epoch=epoch, step=step,
+            rank=rank, world_size=world_size, epoch=epoch, step=step,
         )  # fmt: skip
         return self._loader(images, batches)
 
+    def _place(self) -> tuple[int, int]:
+        """Rank and world size; alone where no trainer uses this module."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
     def state_dict(self) -> dict[str, int]:
         """Epoch and batch that training would go on with, for the checkpoint."""
+        if self.trainer is None:
+            return {"epoch": self.position[0], "step": self.position[1]}
         loop = self.trainer.fit_loop
-        progress, step = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current.ready
-        if step < len(self.images["train"]) // self.batch_size:
+        progress: Any = loop.epoch_progress.current
+        step = loop.epoch_loop.batch_progress.current.ready
+        if step < self.trainer.num_training_batches:
             return {"epoch": progress.processed, "step": step}
         return {"epoch": progress.started, "step": 0}  # the epoch's batches are through, it has been started
 
@@ -185,7 +194,7 @@ class ImageData(pl.LightningDataModule):
 
     def _eval_loader(self, name: str) -> DataLoader[Batch]:
         images = self.images[name]
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        rank, world_size = self._place()
         return self._loader(images, EvalBatches(len(images), self.batch_size, rank=rank, world_size=world_size))
 
     def _loader(self, images: Images, batches: TrainBatches | EvalBatches) -> DataLoader[Batch]:
@@ -214,7 +223,7 @@ def official_split(table: pd.DataFrame, findings: Sequence[str], fractions: Sequ
     return names
 
 
-class BadImages(ValueError):
+class BadImages(ValueError):  # noqa: N818 - named as BadImage is
     """Images that cannot be read; the text lists the first of them and how many there are."""
 
     def __init__(self, rejected: pd.DataFrame) -> None:

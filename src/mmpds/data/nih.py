@@ -50,18 +50,14 @@ class Nih(ImageFiles):
         for finding in findings:
             if finding not in FINDINGS:
                 near = get_close_matches(finding.capitalize(), FINDINGS, cutoff=0.4) or FINDINGS
-                raise ValueError(
-                    f"findings: {finding!r} is not labelled in NIH; did you mean {' or '.join(near)}?"
-                )
+                raise ValueError(f"findings: {finding!r} is not labelled in NIH; did you mean {' or '.join(near)}?")
         root = Path(root)
         entries = _read_entries(root)
         path = entries["id"].map(_by_name(find_images(root, images)))
         self.missing = int(path.isna().sum())
         table = entries.assign(path=path)[path.notna()].reset_index(drop=True)
         if table.empty:
-            raise ValueError(
-                f"root={root}: no file in {root / images} is named in the table of labels; set images"
-            )
+            raise ValueError(f"root={root}: no file in {root / images} is named in the table of labels; set images")
         labels = "|" + table.pop("labels") + "|"
         for finding in findings:
             table[finding] = labels.str.contains(f"|{finding}|", regex=False).astype(float)
@@ -81,9 +77,7 @@ def _one_of(root: Path, pattern: str) -> Path | None:
 def _read_entries(root: Path) -> pd.DataFrame:
     path = _one_of(root, "Data_Entry_2017*.csv")
     if path is None:
-        raise ValueError(
-            f"root={root}: found no Data_Entry_2017*.csv[.gz]; give the folder of the NIH tables"
-        )
+        raise ValueError(f"root={root}: found no Data_Entry_2017*.csv[.gz]; give the folder of the NIH tables")
     names = {
         "Image Index": "id", "Patient ID": "group", "Patient Gender": "sex", "Patient Age": "age",
         "View Position": "view", "Finding Labels": "labels",

@@ -75,9 +75,7 @@ class TrainBatches:
         first = self._skip[1] if self._skip[0] == self.epoch else 0
         for step in range(first, len(self)):
             start = step * self.batch_size + self.rank * share
-            yield [
-                Draw(int(order[i]), int(seeds[i]) if self.augment else None) for i in range(start, start + share)
-            ]
+            yield [Draw(int(order[i]), int(seeds[i]) if self.augment else None) for i in range(start, start + share)]
 
 
 class EvalBatches:

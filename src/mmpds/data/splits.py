@@ -45,9 +45,7 @@ def split_by_group(
     patients = _patients(table, findings, patient, seed)
     wanted = int((shares > 0).sum())
     if len(patients) < wanted:
-        raise ValueError(
-            f"{len(patients)} patients cannot fill {wanted} splits; give more, or set some fractions to 0"
-        )
+        raise ValueError(f"{len(patients)} patients cannot fill {wanted} splits; give more, or set some fractions to 0")
     images = patients["images"].to_numpy()
     split = _deal(images, shares)
     for empty in np.flatnonzero((np.bincount(split, minlength=3) == 0) & (shares > 0)):
@@ -117,9 +115,7 @@ def leaks(split: pd.Series, groups: pd.Series, digests: Sequence[str] | None = N
         rows["digest"] = list(digests)
         for _, part in _shared(rows, "digest"):
             if part["group"].nunique() > 1:  # within one patient, the line above tells
-                found.append(
-                    f"an image that patients {_and(part['group'])} share is in {_and(part['split'])}"
-                )
+                found.append(f"an image that patients {_and(part['group'])} share is in {_and(part['split'])}")
     return found
 
 

@@ -20,14 +20,18 @@ class Augment:
     """
 
     def __init__(self) -> None:
-        self.transform = v2.Compose([
-            v2.RandomAffine(degrees=7, translate=(0.05, 0.05), scale=(0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR),
-            v2.ColorJitter(brightness=0.15, contrast=0.15),
-        ])  # fmt: skip
+        bilinear = v2.InterpolationMode.BILINEAR
+        self.transform = v2.Compose(
+            [
+                v2.RandomAffine(degrees=7, translate=(0.05, 0.05), scale=(0.9, 1.1), interpolation=bilinear),
+                v2.ColorJitter(brightness=0.15, contrast=0.15),
+            ]
+        )
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
         """float32 [1, H, W] in [0, 1] to the same; equal seeds give equal images."""
         # torchvision draws from the global generator, which must not see what an item needed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.transform(image).clamp_(0, 1)
+            changed: Tensor = self.transform(image)
+        return changed.clamp_(0, 1)

@@ -122,8 +122,7 @@ class Ranking:
         with np.errstate(divide="ignore", invalid="ignore"):
             gained = np.where(step > 0, step * true_end / total[self._end], 0)
             return {
-                "auroc": (step * (negatives - (false_start + false_end) / 2)).sum(axis=0)
-                / (positives * negatives),
+                "auroc": (step * (negatives - (false_start + false_end) / 2)).sum(axis=0) / (positives * negatives),
                 "average_precision": gained.sum(axis=0) / positives,
                 "f1": np.where(positives > 0, 2 * true / (flagged + positives), np.nan),
                 "precision": true / flagged,
@@ -182,28 +181,20 @@ class Detection:
         items, width = prob.shape
         threshold = np.asarray(threshold, dtype=np.float32)
         if len(findings) != width or len(set(findings)) != width:
-            raise ValueError(
-                f"findings: {list(findings)} must be {width} different names, one a column of prob"
-            )
+            raise ValueError(f"findings: {list(findings)} must be {width} different names, one a column of prob")
         if threshold.shape != (width,) or np.isnan(threshold).any():
-            raise ValueError(
-                f"threshold: {threshold.tolist()} must be {width} numbers, one a finding; fit them first"
-            )
+            raise ValueError(f"threshold: {threshold.tolist()} must be {width} numbers, one a finding; fit them first")
         self.findings = tuple(findings)
         self._rankings = [Ranking(prob[:, c], label[:, c], float(threshold[c])) for c in range(width)]
         self._normal: Array | None = None
         if normal is not None:
             normal = np.asarray(normal)
             if normal.shape != (items,) or normal.dtype != np.bool_:
-                raise ValueError(
-                    f"normal: {normal.dtype} {normal.shape} must be bool ({items},), one an item"
-                )
+                raise ValueError(f"normal: {normal.dtype} {normal.shape} must be bool ({items},), one an item")
             self._normal = np.flatnonzero(normal)
             flagged = decide(prob[normal], threshold)
             self._flagged = np.concatenate([flagged.any(axis=1, keepdims=True), flagged], axis=1).T
-        self._defined = {
-            metric: ~np.isnan(value[:, 0]) for metric, value in self._metrics(np.ones((items, 1))).items()
-        }
+        self._defined = {metric: ~np.isnan(value[:, 0]) for metric, value in self._metrics(np.ones((items, 1))).items()}
 
     def __call__(self, weight: Array) -> dict[str, Array]:
         """Every metric under each column of weights, float64 [R]; NaN where undefined.
@@ -216,13 +207,9 @@ class Detection:
         """
         named: dict[str, Array] = {}
         for metric, values in self._metrics(weight).items():
-            named |= {
-                f"{metric}/{finding}": value for finding, value in zip(self.findings, values, strict=True)
-            }
+            named |= {f"{metric}/{finding}": value for finding, value in zip(self.findings, values, strict=True)}
             defined = values[self._defined[metric]]
-            named[f"{metric}/macro"] = (
-                defined.mean(axis=0) if len(defined) else np.full(weight.shape[1], np.nan)
-            )
+            named[f"{metric}/macro"] = defined.mean(axis=0) if len(defined) else np.full(weight.shape[1], np.nan)
         if self._normal is not None:
             drawn = weight[self._normal]
             with np.errstate(divide="ignore", invalid="ignore"):

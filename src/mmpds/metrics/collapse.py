@@ -67,9 +67,7 @@ def _constant(prob: Array) -> list[str]:
     every = log_odds.max() - log_odds.min() <= LEAST_SPREAD
     first, last = (prob.min(), prob.max()) if every else (central[0], central[-1])
     share = f"all {len(prob):,}" if every else f"{len(central):,} of {len(prob):,}"
-    return [
-        f"{share} scores lie in {first:.4f}-{last:.4f} (standard deviation {prob.std(dtype=np.float64):.1g})"
-    ]
+    return [f"{share} scores lie in {first:.4f}-{last:.4f} (standard deviation {prob.std(dtype=np.float64):.1g})"]
 
 
 def _one_class(decision: Array, label: Array) -> list[str]:
@@ -78,9 +76,7 @@ def _one_class(decision: Array, label: Array) -> list[str]:
         if not labelled:
             return ["every image flagged"]
         prevalence = positives / labelled
-        always = (
-            f"precision equals the prevalence {prevalence:.2f}, F1 {2 * prevalence / (1 + prevalence):.2f}"
-        )
+        always = f"precision equals the prevalence {prevalence:.2f}, F1 {2 * prevalence / (1 + prevalence):.2f}"
         return [f"every image flagged: {always} is what always saying yes gives"]
     if not decision.any() and positives:
         return [f"no image flagged: all {positives:,} positives missed"]

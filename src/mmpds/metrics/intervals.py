@@ -84,9 +84,7 @@ def evaluate(
 
     intervals: dict[str, tuple[float, float]] = {}
     if replicates and groups == 1:
-        warnings.append(
-            "no intervals: all items are of one group, and a bootstrap by group needs two or more"
-        )
+        warnings.append("no intervals: all items are of one group, and a bootstrap by group needs two or more")
     elif replicates:
         intervals, withheld = _intervals(detection, metrics, member, replicates, seed)
         warnings += withheld
@@ -130,22 +128,22 @@ def _intervals(
     for name in metrics:
         values = np.concatenate([chunk[name] for chunk in chunks])
         defined = values[~np.isnan(values)]
-        undefined = 1 - len(defined) / replicates
-        if undefined > MOST_UNDEFINED:
-            share = f"{100 * undefined:.1f} % of {replicates:,} bootstrap replicates"
-            withheld.append(f"{name}: interval withheld, for {share} leave it undefined")
+        if 1 - len(defined) / replicates > MOST_UNDEFINED:
+            withheld.append(name)
         else:
             low, high = np.quantile(defined, LEVEL)
             intervals[name] = (float(low), float(high))
-    return intervals, withheld
+    if not withheld:
+        return intervals, []
+    listed = ", ".join(withheld[:4]) + (f" and {len(withheld) - 4} more" if len(withheld) > 4 else "")
+    share = f"over {MOST_UNDEFINED:.0%} of {replicates:,} bootstrap replicates leave them undefined"
+    return intervals, [f"too few items for an interval of {listed}: {share}"]
 
 
 def _why_undefined(finding: str, point: Mapping[str, float], counts: Mapping[str, int]) -> str:
     """Which metrics of a finding are undefined and why; an empty text when none is."""
     names = [
-        name.partition("/")[0]
-        for name, value in point.items()
-        if name.endswith(f"/{finding}") and np.isnan(value)
+        name.partition("/")[0] for name, value in point.items() if name.endswith(f"/{finding}") and np.isnan(value)
     ]
     names = [name for name in names if not name.startswith("false_positive_rate")]
     if not names:
@@ -157,7 +155,5 @@ def _why_undefined(finding: str, point: Mapping[str, float], counts: Mapping[str
     if positives == labelled:
         reasons.append(f"no negative among {labelled:,} labelled items")
     if "precision" in names:
-        reasons.append("nothing is flagged at its threshold")
-    return (
-        f"{finding}: {', '.join(names)} undefined and left out of macro, for there is {' and '.join(reasons)}"
-    )
+        reasons.append("nothing flagged at its threshold")
+    return f"{finding}: {', '.join(names)} undefined and left out of macro, for there is {' and '.join(reasons)}"

@@ -70,9 +70,7 @@ class Threshold(Scores):
             raise ValueError(f"rule: no threshold rule {rule!r}; {cure}")
         values = dict(values or {})
         numbers = {"fixed": fixed, "specificity": specificity, "sensitivity": sensitivity}
-        for name, number in (
-            numbers | {f"values[{finding}]": value for finding, value in values.items()}
-        ).items():
+        for name, number in (numbers | {f"values[{finding}]": value for finding, value in values.items()}).items():
             if not 0 <= number <= 1:
                 raise ValueError(f"{name}: {number} is no probability; give a number from 0 to 1")
         if rule == "class_specific" and (wrong := set(values) ^ set(self.findings)):
@@ -82,9 +80,7 @@ class Threshold(Scores):
         self.rule, self.specificity, self.sensitivity = rule, specificity, sensitivity
         self.unfit: dict[str, str] = {}
         stated = (
-            values
-            if rule == "class_specific"
-            else dict.fromkeys(self.findings, fixed if rule == "fixed" else np.nan)
+            values if rule == "class_specific" else dict.fromkeys(self.findings, fixed if rule == "fixed" else np.nan)
         )
         self.register_buffer("value", torch.tensor([float(stated[finding]) for finding in self.findings]))
 
@@ -129,9 +125,7 @@ class Threshold(Scores):
         positives, negatives = int(np.count_nonzero(label == 1)), int(np.count_nonzero(label == 0))
         if not positives or not negatives:
             kind = "positive" if not positives else "negative"
-            return self._fall_back(
-                finding, f"no {kind} among {positives + negatives} labelled validation items"
-            )
+            return self._fall_back(finding, f"no {kind} among {positives + negatives} labelled validation items")
         ranking = Ranking(prob, label)
         true, false = (counts[:, 0] for counts in ranking.curve(np.ones((len(prob), 1))))
         best = self._best(true, false, positives, negatives)

@@ -35,6 +35,10 @@ class DenseNet121(pl.LightningModule):
         growth_rate, block_config, init_features: the sizes of the DenseNet; the defaults are the 121-layer one.
     """
 
+    input_scale: Tensor
+    input_shift: Tensor
+    positive_weight: Tensor
+
     def __init__(
         self, findings: Sequence[str], class_weights: str = "none", threshold: Mapping[str, Any] | None = None,
         learning_rate: float = 1e-3, weight_decay: float = 1e-2, warmup_fraction: float = 0.1,
@@ -68,7 +72,7 @@ class DenseNet121(pl.LightningModule):
         Raises:
             PretrainedError: they cannot be had or do not fit; the text says what to do.
         """
-        loaded = pretrained.densenet121(weights, self.findings, cache_dir=cache_dir)
+        loaded = pretrained.densenet121(weights, cache_dir=cache_dir)
         loaded.load_into(self.backbone.features, self.head, self.findings)
         self.input_scale.fill_(loaded.scale)
         self.input_shift.fill_(loaded.shift)
@@ -78,7 +82,8 @@ class DenseNet121(pl.LightningModule):
         features = self.backbone(image * self.input_scale + self.input_shift)
         # bfloat16 has 8 bits of mantissa: logits in it would tie and blur every threshold and ROC curve
         with torch.autocast(self.device.type, enabled=False):
-            return self.head(features.float())
+            logit: Tensor = self.head(features.float())
+        return logit
 
     def loss(self, logit: Tensor, batch: Batch) -> Tensor:
         """Mean binary cross-entropy over all entries; unlabelled and padding entries add nothing.
@@ -96,7 +101,8 @@ class DenseNet121(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Weigh the positives by the training split's prevalence."""
         if self.hparams["class_weights"] == "balanced":
-            self.positive_weight.copy_(self.trainer.datamodule.positive_weight())
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.positive_weight.copy_(data.positive_weight())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -131,7 +137,10 @@ class DenseNet121(pl.LightningModule):
         """AdamW (Loshchilov & Hutter 2019), linear warm-up and cosine decay."""
         decayed = [p for p in self.parameters() if p.ndim > 1]
         plain = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.hparams["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": self.hparams["weight_decay"]},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = max(1, int(steps * self.hparams["warmup_fraction"]))

@@ -164,9 +164,7 @@ def _translate(state: Mapping[str, Any], names: Sequence[str], source: str) -> P
         raise PretrainedError(f"{source}: conv0 takes {channels} channels: only 1 and 3 are understood")
     if ours:
         if f"{root}input_scale" not in state:
-            raise PretrainedError(
-                f"{source} has no input_scale and input_shift: save it again with this version"
-            )
+            raise PretrainedError(f"{source} has no input_scale and input_shift: save it again with this version")
         scale, shift = float(state[f"{root}input_scale"]), float(state[f"{root}input_shift"])
     else:
         scale, shift = IMAGENET_INPUT if channels == 3 else XRAY_INPUT
@@ -211,9 +209,7 @@ def _fetch_by_hand(url: str, path: Path) -> str:
     return f"without a network, download {url} on another machine and put it at {path}"
 
 
-def _torchxrayvision(
-    name: str, folder: Path, sha256: str | None
-) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
+def _torchxrayvision(name: str, folder: Path, sha256: str | None) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
     """State dict and metadata of torchxrayvision's weights, from a safetensors file made of them once."""
     converted = folder / f"{name}.safetensors"
     with _refusal(f"cannot load weights={name!r}", f"delete {converted} to have it made anew"):

@@ -1,7 +1,5 @@
 """Each item once and in its place, whatever the ranks and batches; the table is safe to open."""
 
-import os
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,9 +57,7 @@ def table(ids, **columns):
 
 def test_a_row_holds_label_probability_and_decision_of_each_finding():
     prob = np.array([[0.25, 0.75], [0.5, 0.125]], dtype=np.float32)
-    found = prediction_table(
-        "test", table(["a", "b"], Pneumonia=[1.0, np.nan]), FINDINGS, prob, prob >= 0.5
-    )
+    found = prediction_table("test", table(["a", "b"], Pneumonia=[1.0, np.nan]), FINDINGS, prob, prob >= 0.5)
     assert found.columns.tolist() == [
         "split", "id", "group", "Pneumonia label", "Pneumonia probability", "Pneumonia decision",
         "Nodule label", "Nodule probability", "Nodule decision",
@@ -78,11 +74,11 @@ FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", '=cmd|" /C calc"!A0']
 
 
 def test_a_cell_that_begins_like_a_formula_is_only_text(tmp_path):
-    ids = [*FORMULAS, "a=b", "person1-2"]
+    ids = [*FORMULAS, "a=b", "person1-2", "a\r=1+1"]  # a bare carriage return would begin a row
     rows = table(ids).assign(group=ids)
     prob = np.zeros((len(ids), 1))
     found = prediction_table("test", rows, ["Nodule"], prob, prob > 0)
-    expected = [*(f"'{formula}" for formula in FORMULAS), "a=b", "person1-2"]
+    expected = [*(f"'{formula}" for formula in FORMULAS), "a=b", "person1-2", "a\r=1+1"]
     assert found["id"].tolist() == found["group"].tolist() == expected
     write_predictions(tmp_path / "p.csv", [found])
     assert pd.read_csv(tmp_path / "p.csv")["id"].tolist() == expected
@@ -117,4 +113,4 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(OSError, match="No space"):
         write_predictions(path, [pd.DataFrame({"id": ["a", Unwritable()]})])
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == [path.name]
+    assert list(tmp_path.iterdir()) == [path]

@@ -19,10 +19,18 @@ def test_evaluation_sees_every_row_once_and_ranks_keep_step(rows, ranks, share):
     assert all(len(loader) == len(list(loader)) for loader in loaders)
 
 
-@given(rows=st.integers(12, 60), ranks=st.sampled_from([1, 2, 3, 4, 6]), seed=st.integers(0, 9), epoch=st.integers(0, 3))
+@given(
+    rows=st.integers(12, 60),
+    ranks=st.sampled_from([1, 2, 3, 4, 6]),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 3),
+)
 def test_global_batches_do_not_depend_on_the_number_of_ranks(rows, ranks, seed, epoch):
     def batches(world_size):
-        loaders = [TrainBatches(rows, 12, seed=seed, rank=r, world_size=world_size, epoch=epoch) for r in range(world_size)]
+        loaders = [
+            TrainBatches(rows, 12, seed=seed, rank=r, world_size=world_size, epoch=epoch)
+            for r in range(world_size)
+        ]
         return [sum(parts, []) for parts in zip(*loaders, strict=True)]
 
     assert batches(ranks) == batches(1)

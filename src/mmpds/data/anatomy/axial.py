@@ -21,10 +21,8 @@ def draw_axial(seed: int, scene: Scene, size: int) -> Array:
     at = (np.arange(size, dtype=np.float32) + 0.5) / size
     x = ((at - scene.midline) / scene.zoom)[None]
     y = ((at - 0.5 - scene.shift) / scene.zoom + 0.5)[:, None]
-    if scene.patient.organ == "head":
-        picture = _head(tissue, detail, scene, x, y)
-    else:
-        picture = _abdomen(tissue, detail, x, y)
+    head = scene.patient.organ == "head"
+    picture = _head(tissue, detail, scene, x, y) if head else _abdomen(tissue, detail, x, y)
     noise = stream(seed, "noise", scene.row, size).standard_normal((size, size), dtype=np.float32)
     noise[1:] += 0.5 * noise[:-1]  # reconstruction ties neighbouring pixels
     picture = scene.exposure**0.5 * picture + 0.014 * noise * (picture > 0.05)
@@ -47,9 +45,7 @@ class _Canvas:
         return ramp(1.0 - squared, 0.012 / min(long, short))
 
 
-def _head(
-    tissue: np.random.Generator, detail: np.random.Generator, scene: Scene, x: Array, y: Array
-) -> Array:
+def _head(tissue: np.random.Generator, detail: np.random.Generator, scene: Scene, x: Array, y: Array) -> Array:
     canvas = _Canvas(x, y)
     height, width = between(tissue, 0.40, 0.44), between(tissue, 0.32, 0.36)
     bone = between(tissue, 0.020, 0.028)
@@ -68,12 +64,8 @@ def _head(
     spread = between(tissue, 0.8, 1.1) * (0.8 + 0.005 * scene.patient.age)
     for side in (-1, 1):
         canvas.paint(canvas.oval(side * 0.115, 0.47, 0.07, 0.028, side * 1.25), 0.51)  # deep grey matter
-        canvas.paint(
-            canvas.oval(side * 0.045 * spread, 0.41, 0.085 * spread, 0.022 * spread, side * 1.9), 0.14
-        )
-        canvas.paint(
-            canvas.oval(side * 0.075 * spread, 0.60, 0.095 * spread, 0.020 * spread, side * 1.15), 0.14
-        )
+        canvas.paint(canvas.oval(side * 0.045 * spread, 0.41, 0.085 * spread, 0.022 * spread, side * 1.9), 0.14)
+        canvas.paint(canvas.oval(side * 0.075 * spread, 0.60, 0.095 * spread, 0.020 * spread, side * 1.15), 0.14)
     canvas.paint(canvas.oval(0, 0.51, 0.008, 0.045), 0.15)
     canvas.paint(canvas.oval(0, 0.575, 0.012, 0.010), 0.85)  # calcified pineal gland
     for lesion in scene.lesions:
@@ -104,17 +96,12 @@ def _abdomen(tissue: np.random.Generator, detail: np.random.Generator, x: Array,
         for turn in (0.45, 0.95, 2.6, 3.3):
             a, b = (width - fat - 0.02) * np.sin(turn), 0.49 - (height - fat - 0.02) * np.cos(turn)
             canvas.paint(canvas.oval(side * float(a), float(b), 0.030, 0.010, side * (turn - 0.3)), 0.9)
-    loops = [
-        (between(detail, -0.02, 0.24), between(detail, 0.32, 0.50), between(detail, 0.03, 0.05))
-        for _ in range(7)
-    ]
+    loops = [(between(detail, -0.02, 0.24), between(detail, 0.32, 0.50), between(detail, 0.03, 0.05)) for _ in range(7)]
     for at, down, radius in loops:
         canvas.paint(cavity * canvas.oval(at, down, radius * 1.2, radius), 0.47)
         if detail.random() < 0.55:
             canvas.paint(cavity * canvas.oval(at, down - 0.2 * radius, radius * 0.9, radius * 0.55), 0.02)
-    liver = np.maximum(
-        canvas.oval(-0.215, 0.44, 0.185, 0.165, -0.5), canvas.oval(-0.06, 0.34, 0.15, 0.075, 0.15)
-    )
+    liver = np.maximum(canvas.oval(-0.215, 0.44, 0.185, 0.165, -0.5), canvas.oval(-0.06, 0.34, 0.15, 0.075, 0.15))
     veins = ramp(np.abs(texture(tissue, 9, size)) * -1 + 0.10, 0.10)
     canvas.paint(cavity * liver, 0.58 + 0.05 * veins + 0.01 * texture(detail, 30, size))
     canvas.paint(cavity * canvas.oval(0.315, 0.50, 0.115, 0.055, 1.25), 0.60)  # spleen

@@ -41,9 +41,7 @@ def texture(rng: np.random.Generator, points: int, size: int) -> Array:
     return np.asarray(weights @ lattice @ weights.T)
 
 
-def expose(
-    rng: np.random.Generator, attenuation: Array, gain: float, contrast: float, mottle: float
-) -> Array:
+def expose(rng: np.random.Generator, attenuation: Array, gain: float, contrast: float, mottle: float) -> Array:
     """Film of an attenuation map: saturating response, blur, mottle that grows with attenuation; uint8."""
     film = 1.0 - np.exp(-gain * np.maximum(attenuation, 0.0))
     size = film.shape[0]

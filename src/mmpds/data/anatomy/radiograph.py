@@ -95,9 +95,7 @@ def _body(scene: Scene, frame: _Frame, floor: Array, thorax: Array) -> Array:
     if patient.sex == "F":
         shape = ellipse(a - 0.20, y - (patient.dome - 0.03), 0.15, 0.17, 0.115)
         body += 0.10 * ramp(1 - shape, 0.14) * (0.4 + 0.6 * np.clip((y - 0.4) / 0.3, 0, 1)) * depth
-    gas = ellipse(
-        x - 0.13, y - scene.dome("left") - 0.05, -0.1, 0.066 * patient.stomach, 0.028 * patient.stomach
-    )
+    gas = ellipse(x - 0.13, y - scene.dome("left") - 0.05, -0.1, 0.066 * patient.stomach, 0.028 * patient.stomach)
     return np.asarray(body - 0.30 * ramp(1 - gas, 0.6))
 
 
@@ -129,9 +127,7 @@ def _mediastinum(scene: Scene, frame: _Frame, above: Array) -> tuple[Array, Arra
     return heart, np.asarray(total + spine + pedicles - 0.17 * windpipe - 0.10 * bronchi)
 
 
-def _ribs(
-    scene: Scene, frame: _Frame, inner: Array, outer: Array, thorax: Array, floor: Array, warp: Array
-) -> Array:
+def _ribs(scene: Scene, frame: _Frame, inner: Array, outer: Array, thorax: Array, floor: Array, warp: Array) -> Array:
     """Posterior ribs run out and down from the spine, anterior ones in and down from the chest wall."""
     patient, a, y = scene.patient, frame.a, frame.y
     u = np.clip((a - 0.03) / np.maximum(outer - 0.03, 0.03), 0.0, 1.2)
@@ -150,9 +146,7 @@ def _ribs(
     wall = np.exp(-(((outer - a) / 0.012) ** 2)) * (a <= outer)
     age = 1.1 - 0.003 * patient.age
     return np.asarray(
-        age
-        * cage
-        * (0.072 * bone(posterior, 0.25) * (0.55 + 0.45 * u) + 0.045 * bone(anterior, 0.23) * front)
+        age * cage * (0.072 * bone(posterior, 0.25) * (0.55 + 0.45 * u) + 0.045 * bone(anterior, 0.23) * front)
         + 0.09 * wall * cage
     )
 
@@ -184,9 +178,7 @@ def _vessels(rng: np.random.Generator, scene: Scene, size: int) -> Array:
     roots = 9  # a lung
     outward = np.tile([-1.0, 1.0], roots)
     heading = np.repeat(np.linspace(-1.35, 1.35, roots), 2) + rng.uniform(-0.15, 0.15, 2 * roots)
-    x = outward * (
-        scene.patient.mediastinum + 0.012 * np.cos(heading) + rng.uniform(-0.012, 0.012, 2 * roots)
-    )
+    x = outward * (scene.patient.mediastinum + 0.012 * np.cos(heading) + rng.uniform(-0.012, 0.012, 2 * roots))
     y = scene.patient.clavicle + 0.225 + 0.06 * np.sin(heading) + rng.uniform(-0.015, 0.015, 2 * roots)
     length, radius = 0.085 * rng.uniform(0.6, 1.3, 2 * roots), rng.uniform(0.0045, 0.0075, 2 * roots)
     points = []
@@ -226,9 +218,7 @@ def _pneumothorax(
     return chest, marks * (1 - air)
 
 
-def _opacity(
-    rng: np.random.Generator, scene: Scene, frame: _Frame, lesion: Lesion, lung: Array
-) -> Array | float:
+def _opacity(rng: np.random.Generator, scene: Scene, frame: _Frame, lesion: Lesion, lung: Array) -> Array | float:
     """What a lesion adds to the attenuation."""
     a, y, size = frame.a, frame.y, lung.shape[0]
     side = frame.half(lesion.side)

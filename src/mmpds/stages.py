@@ -1,0 +1,236 @@
+"""The stages of a run: build data, model and trainer from the configuration, fit, test, predict, and add up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import pandas as pd
+import torch
+from hydra.utils import get_class, instantiate
+from lightning.pytorch.callbacks import RichProgressBar
+from omegaconf import OmegaConf, open_dict
+
+from mmpds import results, tracking
+from mmpds.callbacks import energy, timing
+from mmpds.callbacks.predictions import prediction_table, write_predictions
+from mmpds.metrics.collapse import collapse
+from mmpds.metrics.intervals import evaluate
+from mmpds.metrics.thresholds import GIVEN
+from mmpds.world import World, cores, threads
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mmpds.data.module import ImageData, Images
+
+OURS = ("launcher", "threads", "channels_last", "compile")
+"""Keys of the trainer group that are not arguments of lightning.pytorch.Trainer."""
+QUIET = (
+    ".*does not have many workers.*",  # loader processes are data.workers' business
+    ".*smaller than the logging interval.*",
+    ".*isinstance.treespec, LeafSpec.*",  # Lightning's, of torch
+    ".*exists and is not empty.*",  # a resumed run goes on in its own folder
+    ".*dataloader is not resumable.*",  # the data module's state says where to go on
+    ".*sync_dist=True.*",  # metrics are gathered by torchmetrics before they are logged
+    ".*threshold falls back to.*",  # every epoch; what counts is what the last one left, in results.json
+)
+
+
+class Run:
+    """The objects of a run and its stages.
+
+    Args:
+        cfg: the composed configuration.
+        world: this process among the ranks.
+        started: when the user pressed enter, as time.time().
+    """
+
+    model: Any  # a LightningModule with `findings`, `threshold` and `load_weights`
+
+    def __init__(self, cfg: DictConfig, world: World, started: float) -> None:
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        for text in QUIET:
+            warnings.filterwarnings("ignore", text)
+        self.cfg, self.world, self.run_dir = cfg, world, Path(cfg.run_dir)
+        self.timing: dict[str, float] = {"startup_s": time.time() - started}
+        torch.set_num_threads(threads(cfg, world.local_size))
+        pl.seed_everything(cfg.seed, verbose=False)
+        began = time.perf_counter()
+        self.data, self.model = self._data_and_model()
+        self.callbacks = {name: instantiate(node) for name, node in (cfg.callbacks or {}).items() if node}
+        if "fit" not in cfg.stages:
+            self.callbacks = {n: c for n, c in self.callbacks.items() if n not in ("best", "last", "ema")}
+        self.trainer = self._trainer()
+        self.timing["build_s"] = time.perf_counter() - began
+
+    def _data_and_model(self) -> tuple[ImageData, Any]:
+        cfg = self.cfg
+        with open_dict(cfg):
+            if OmegaConf.is_missing(cfg.data, "root"):
+                cfg.data.root = None  # only another folder is tested or predicted
+            if cfg.data.on_bad_image == "auto":
+                cfg.data.on_bad_image = "error" if "test" in cfg.stages and "fit" not in cfg.stages else "skip"
+        data = instantiate(cfg.data, _convert_="all")
+        if not cfg.checkpoint:
+            model = instantiate(cfg.model, findings=list(data.findings), _convert_="all")
+            if cfg.init_from:
+                model.load_weights(cfg.init_from)
+            return data, model
+        stated = cfg.model.get("threshold", {}).get("rule") in GIVEN
+        threshold = {"threshold": OmegaConf.to_container(cfg.model.threshold)} if stated else {}
+        kind: Any = get_class(cfg.model._target_)
+        model = kind.load_from_checkpoint(cfg.checkpoint, map_location="cpu", weights_only=True, **threshold)
+        data.findings = model.findings  # another data set's labels, in the order of this model's outputs
+        return data, model
+
+    def _trainer(self) -> pl.Trainer:
+        cfg = self.cfg
+        arguments = {key: value for key, value in cfg.trainer.items() if key not in OURS}
+        if arguments["precision"] == "auto":
+            arguments["precision"] = "bf16-mixed" if has_bfloat16(arguments["accelerator"]) else "32-true"
+        if self.world.size > 1:
+            nodes = max(1, self.world.size // self.world.local_size)
+            arguments |= {"devices": self.world.size // nodes, "num_nodes": nodes}
+        if cfg.trainer.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if cfg.trainer.compile:
+            self.model.compile()
+        log = self.run_dir / "logs" / "metrics.csv"
+        if log.exists() and self.world.rank == 0:  # Lightning would delete what the interrupted run logged
+            log.rename(log.with_name(f"metrics-until-{time.strftime('%Y%m%d-%H%M%S')}.csv"))
+        loggers = [instantiate(node) for node in (cfg.logger or {}).values() if node]
+        # mpirun gives its ranks a terminal of their own: whether a person looks on, the launcher says
+        watched = os.environ.get("TTY_COMPATIBLE", str(int(sys.stdout.isatty()))) == "1"
+        bar = [RichProgressBar(leave=False)] if watched else []
+        trainer: pl.Trainer = instantiate(
+            arguments, logger=loggers, callbacks=[*self.callbacks.values(), *bar], default_root_dir=str(self.run_dir),
+            enable_progress_bar=bool(bar), enable_checkpointing="best" in self.callbacks, _convert_="all",
+        )  # fmt: skip
+        return trainer
+
+    def stages(self) -> dict[str, Any]:
+        """Run the stages of the configuration; returns their part of results.json (complete on rank 0 only)."""
+        cfg, trainer, tables = self.cfg, self.trainer, []
+        found: dict[str, Any] = {"metrics": {}, "intervals": {}, "counts": {}, "warnings": []}
+        weights: str | None = None  # those the model has now
+        if "fit" in cfg.stages:
+            trainer.fit(self.model, self.data, ckpt_path=self._resume_path(), weights_only=True)
+            found["metrics"] |= {n: float(v) for n, v in trainer.callback_metrics.items() if "/" in n}
+            weights = getattr(self.callbacks.get("best"), "best_model_path", None) or None
+        elif "test" in cfg.stages and not self.model.threshold.fitted:
+            trainer.validate(self.model, self.data, verbose=False)  # pretrained weights still need thresholds
+        if "test" in cfg.stages:
+            trainer.test(self.model, self.data, ckpt_path=weights, weights_only=True, verbose=False)
+            if self.world.rank == 0:
+                tables.append(self._judge(self.data.images["test"], found))
+        if "predict" in cfg.stages:
+            trainer.predict(self.model, self.data, ckpt_path=weights, weights_only=True, return_predictions=False)
+            tables.append(self._predicted("predict", self.data.images["predict"]))
+        costs = self._costs()
+        if self.world.rank == 0:
+            self._keep(tables, found)
+            figures = {n: v for n, v in results.flatten(found | costs).items() if isinstance(v, float)}
+            for logger in trainer.loggers:
+                logger.log_metrics(figures)
+            if "test" in cfg.stages:
+                tracking.log_samples(trainer.loggers, self.data.images["test"])
+        for logger in trainer.loggers:
+            logger.finalize("success")
+        return found | costs | {"artifacts": self._artifacts(), "error": None}
+
+    def _resume_path(self) -> str | None:
+        if self.cfg.resume in ("last", "auto"):
+            last = self.run_dir / "checkpoints" / "last.ckpt"
+            return str(last) if last.exists() else None
+        return str(self.cfg.resume) if self.cfg.resume else None
+
+    def _predicted(self, split: str, images: Images) -> pd.DataFrame:
+        """Rows of predictions.csv."""
+        prob = self.callbacks["predictions"].prob
+        decision = self.model.threshold.decide(torch.from_numpy(prob)).numpy()
+        return prediction_table(split, images.table, self.model.findings, prob, decision)
+
+    def _judge(self, images: Images, found: dict[str, Any]) -> pd.DataFrame:
+        """Add the test split's metrics with intervals to `found`; returns its rows of predictions.csv."""
+        findings, threshold = self.model.findings, self.model.threshold
+        prob, label = self.callbacks["predictions"].prob, images.label.numpy()
+        judged = evaluate(
+            prob, label, threshold.value.cpu().numpy(), findings, group=images.table["group"].to_numpy(),
+            normal=images.table["normal"].to_numpy(dtype=bool), replicates=self.cfg.bootstrap, seed=self.cfg.seed,
+        )  # fmt: skip
+        for section in ("metrics", "intervals", "counts"):
+            found[section] |= {f"test/{name}": value for name, value in getattr(judged, section).items()}
+        decision = threshold.decide(torch.from_numpy(prob)).numpy()
+        found["warnings"] += [f"{finding}: {why}" for finding, why in threshold.unfit.items()]
+        found["warnings"] += [*judged.warnings, *collapse(prob, decision, label, findings)]
+        return self._predicted("test", images)
+
+    def _keep(self, tables: list[pd.DataFrame], found: dict[str, Any]) -> None:
+        """Write predictions.csv and rejected.csv."""
+        if tables:
+            write_predictions(self.run_dir / "predictions.csv", tables)
+        if count := len(self.data.rejected):
+            self.data.rejected.to_csv(self.run_dir / "rejected.csv", index=False)
+            found["counts"]["rejected"] = count
+            found["warnings"].append(f"{count} unreadable images left out: rejected.csv")
+
+    def _costs(self) -> dict[str, Any]:
+        """Timing, energy and memory of all ranks, and what they ran on."""
+        device = self.trainer.strategy.root_device
+        gpu = device.type == "cuda"
+        mine = {
+            "timing": self.callbacks["timing"].summary(),
+            "energy": self.callbacks["energy"].summary() if "energy" in self.callbacks else None,
+            "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "device": torch.cuda.max_memory_allocated(device) if gpu else 0,
+            "gpu": torch.cuda.get_device_name(device) if gpu else None,
+            "load_s": self.data.load_s,
+        }
+        ranks: list[Any] = [mine]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            ranks = [None] * self.world.size
+            torch.distributed.all_gather_object(ranks, mine)
+        self.timing["load_s"] = max(rank["load_s"] for rank in ranks)
+        spent = self.timing | timing.combine([rank["timing"] for rank in ranks])
+        joules = [rank["energy"] for rank in ranks if rank["energy"]]
+        return {
+            "timing": spent,
+            "energy": energy.combine(joules, spent.get("items_total") or 0),
+            "memory": {
+                "peak_rss_bytes": max(rank["rss"] for rank in ranks),
+                "peak_device_bytes": max(rank["device"] for rank in ranks),
+            },
+            "hardware": results.hardware([rank["gpu"] for rank in ranks if rank["gpu"]], cores()),
+            "precision": self.trainer.precision,
+        }
+
+    def _artifacts(self) -> dict[str, str]:
+        names = {
+            "config": results.CONFIG,
+            "predictions": "predictions.csv",
+            "rejected": "rejected.csv",
+            "best": "checkpoints/best.ckpt",
+            "last": "checkpoints/last.ckpt",
+            "log": "logs/metrics.csv",
+        }
+        return {name: path for name, path in names.items() if (self.run_dir / path).exists()}
+
+
+def has_bfloat16(accelerator: str) -> bool:
+    """Whether the hardware computes in bfloat16, rather than emulating it."""
+    if accelerator == "gpu":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16"))
