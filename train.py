@@ -1,12 +1,13 @@
 """The one entry of mmpds: python train.py experiment=NAME trainer=NAME [key=value ...]; -m sweeps."""
 
+import os
 import sys
 import time
 from pathlib import Path
 
 from mmpds import launch, sweep
 from mmpds.check import argument_problems
-from mmpds.console import print_help, print_problems
+from mmpds.console import print_help, print_problems, say
 
 STARTED = time.time()
 CONF = Path(__file__).resolve().parent / "conf"
@@ -36,8 +37,15 @@ def main(argv: list[str]) -> int:
         return swept.run(cfg, HydraConfig.get())
 
     sys.argv[1:] = argv if swept is None else swept.argv
-    job()
-    return status if swept is None else swept.finish()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print with a traceback
+    try:
+        job()
+    except Exception as error:
+        from mmpds.run import describe
+
+        say(f"mmpds: {describe(error)}")
+        status = 1
+    return status if swept is None else swept.finish() or status
 
 
 if __name__ == "__main__":

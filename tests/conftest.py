@@ -24,7 +24,8 @@ def real_data() -> Path:
 
 
 TINY = (
-    "data.size=32", "data.batch_size=6", "data.source.images=60", "data.cache_dir=cache", "bootstrap=20", "trainer.max_epochs=2",
+    "data.size=32", "data.batch_size=6", "data.source.images=60", "data.cache_dir=cache", "bootstrap=20",
+    "trainer.max_epochs=2",
     "model.growth_rate=4", "model.block_config=[1,1,1,1]", "model.init_features=8", "trainer.precision=32-true",
 )  # fmt: skip
 """Overrides that shrink the demo to a second of work."""
@@ -42,9 +43,7 @@ def train(tmp_path):
         }
         environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "160"} | (environ or {})
         command = [*before, sys.executable, str(ROOT / "train.py"), *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout
-        )
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout)
         if check is not None:
             assert done.returncode == check, (
                 f"exit status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"

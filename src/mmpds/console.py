@@ -69,7 +69,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         drawn.add_row(*row)
     console = Console()
     if not console.is_terminal:  # a pipe or a log has no width to fit: never cut a figure off
-        console = Console(width=160)
+        console = Console(width=max(80, drawn.__rich_measure__(console, Console(width=9999).options).maximum))
     console.print(drawn)
 
 

@@ -137,29 +137,41 @@ def spawn(command: list[str], run_dir: Path, environ: Mapping[str, str]) -> int:
     tail: list[str] = []
     reader = threading.Thread(target=_pass_on, args=(process.stderr, tail))
     reader.start()
-    previous = {
-        number: signal.signal(number, lambda received, _: process.send_signal(received))
-        for number in (signal.SIGTERM, signal.SIGUSR1)
-    }
+    received: list[int] = []
+
+    def forward(number: int, _: Any) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         while True:
             try:
                 code = process.wait()
                 break
             except KeyboardInterrupt:  # the terminal sent it to the ranks as well: wait for their end
-                continue
+                received.append(signal.SIGINT)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     reader.join()
-    if code:
-        status = results.status(run_dir)
-        if status != "interrupted" or not (code < 0 or code in (130, 143)):
-            cause = diagnose("".join(tail), code)
-            results.mark_failed(run_dir, cause)
-            say(f"mmpds: {cause}")
-        return 1 if code != 2 else 2
-    return 0
+    return _conclude(code, "".join(tail), received, run_dir, alone="mpirun" not in Path(command[0]).name)
+
+
+def _conclude(code: int, stderr: str, received: list[int], run_dir: Path, alone: bool) -> int:
+    """Record and say how the ranks ended, where they could not do it themselves; returns the exit status."""
+    if code == 0:
+        return 0
+    if ending := {signal.SIGTERM, signal.SIGINT} & set(received):
+        name = signal.Signals(ending.pop()).name
+        results.mark(run_dir, "interrupted", f"interrupted ({name})")
+        say(f"mmpds: the run interrupted: {name}")
+        return 128 + signal.Signals[name]
+    if not (alone and results.read(run_dir).get("error")):  # one process alone has said it and recorded it
+        cause = diagnose(stderr, code)
+        results.mark(run_dir, "failed", cause)
+        say(f"mmpds: {cause}")
+    return 1
 
 
 def _pass_on(stream: Any, tail: list[str]) -> None:

@@ -73,6 +73,8 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:  # the temporary name would tell a user nothing
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -88,10 +90,10 @@ def status(run_dir: Path) -> str | None:
     return read(run_dir).get("status")
 
 
-def mark_failed(run_dir: Path, error: str) -> None:
+def mark(run_dir: Path, status: str, error: str) -> None:
     """Set the status of a run that cannot do it itself any more; a full disk must not hide the error."""
     with contextlib.suppress(OSError):
-        write(run_dir, read(run_dir) | {"status": "failed", "error": error})
+        write(run_dir, read(run_dir) | {"status": status, "error": error})
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

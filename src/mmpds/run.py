@@ -36,8 +36,10 @@ def run(cfg: DictConfig, world: World) -> int:
 
         record |= Run(cfg, world, record.get("started", time.time())).stages()
     except BaseException as error:  # Lightning turns interruptions into exceptions of many kinds
-        if type(error).__name__ in INTERRUPTED:
-            code, record["error"] = INTERRUPTED[type(error).__name__]
+        # on Ctrl-C Lightning exits; its SIGTERMException is an exit too, and its own cause
+        cause = error.__context__ if type(error) is SystemExit else error
+        if type(cause).__name__ in INTERRUPTED:
+            code, record["error"] = INTERRUPTED[type(cause).__name__]
             record["status"] = "interrupted"
         else:
             code, record["status"], record["error"] = 1, "failed", describe(error)

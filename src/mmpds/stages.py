@@ -8,6 +8,8 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from omegaconf import OmegaConf, open_dict
 from mmpds import results, tracking
 from mmpds.callbacks import energy, timing
 from mmpds.callbacks.predictions import prediction_table, write_predictions
+from mmpds.callbacks.resume import AtomicCheckpointIO
 from mmpds.metrics.collapse import collapse
 from mmpds.metrics.intervals import evaluate
 from mmpds.metrics.thresholds import GIVEN
@@ -39,6 +42,7 @@ QUIET = (
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's, of torch
     ".*exists and is not empty.*",  # a resumed run goes on in its own folder
     ".*dataloader is not resumable.*",  # the data module's state says where to go on
+    ".*custom batch sampler.*",  # ours shards exactly
     ".*sync_dist=True.*",  # metrics are gathered by torchmetrics before they are logged
     ".*threshold falls back to.*",  # every epoch; what counts is what the last one left, in results.json
 )
@@ -88,7 +92,8 @@ class Run:
         stated = cfg.model.get("threshold", {}).get("rule") in GIVEN
         threshold = {"threshold": OmegaConf.to_container(cfg.model.threshold)} if stated else {}
         kind: Any = get_class(cfg.model._target_)
-        model = kind.load_from_checkpoint(cfg.checkpoint, map_location="cpu", weights_only=True, **threshold)
+        with _reading("checkpoint", cfg.checkpoint):
+            model = kind.load_from_checkpoint(cfg.checkpoint, map_location="cpu", weights_only=True, **threshold)
         data.findings = model.findings  # another data set's labels, in the order of this model's outputs
         return data, model
 
@@ -111,9 +116,11 @@ class Run:
         # mpirun gives its ranks a terminal of their own: whether a person looks on, the launcher says
         watched = os.environ.get("TTY_COMPATIBLE", str(int(sys.stdout.isatty()))) == "1"
         bar = [RichProgressBar(leave=False)] if watched else []
+        plugins = [*(instantiate(plugin) for plugin in arguments.pop("plugins", ())), AtomicCheckpointIO()]
         trainer: pl.Trainer = instantiate(
-            arguments, logger=loggers, callbacks=[*self.callbacks.values(), *bar], default_root_dir=str(self.run_dir),
-            enable_progress_bar=bool(bar), enable_checkpointing="best" in self.callbacks, _convert_="all",
+            arguments, plugins=plugins, logger=loggers, callbacks=[*self.callbacks.values(), *bar],
+            default_root_dir=str(self.run_dir), enable_progress_bar=bool(bar),
+            enable_checkpointing="best" in self.callbacks, _convert_="all",
         )  # fmt: skip
         return trainer
 
@@ -126,7 +133,7 @@ class Run:
             trainer.fit(self.model, self.data, ckpt_path=self._resume_path(), weights_only=True)
             found["metrics"] |= {n: float(v) for n, v in trainer.callback_metrics.items() if "/" in n}
             weights = getattr(self.callbacks.get("best"), "best_model_path", None) or None
-        elif "test" in cfg.stages and not self.model.threshold.fitted:
+        elif not self.model.threshold.fitted:
             trainer.validate(self.model, self.data, verbose=False)  # pretrained weights still need thresholds
         if "test" in cfg.stages:
             trainer.test(self.model, self.data, ckpt_path=weights, weights_only=True, verbose=False)
@@ -150,8 +157,13 @@ class Run:
     def _resume_path(self) -> str | None:
         if self.cfg.resume in ("last", "auto"):
             last = self.run_dir / "checkpoints" / "last.ckpt"
-            return str(last) if last.exists() else None
-        return str(self.cfg.resume) if self.cfg.resume else None
+            path = last if last.exists() else None
+        else:
+            path = self.cfg.resume
+        if path:
+            with _reading("resume", path):
+                torch.load(path, map_location="meta", weights_only=True)
+        return str(path) if path else None
 
     def _predicted(self, split: str, images: Images) -> pd.DataFrame:
         """Rows of predictions.csv."""
@@ -169,6 +181,11 @@ class Run:
         )  # fmt: skip
         for section in ("metrics", "intervals", "counts"):
             found[section] |= {f"test/{name}": value for name, value in getattr(judged, section).items()}
+        if self.cfg.checkpoint and (asked := self.cfg.model.threshold.rule) != threshold.rule:
+            why = "there was nothing to fit it on"
+            found["warnings"].append(
+                f"model.threshold.rule={asked} not applied: {why}; these are the checkpoint's, of rule {threshold.rule}"
+            )
         decision = threshold.decide(torch.from_numpy(prob)).numpy()
         found["warnings"] += [f"{finding}: {why}" for finding, why in threshold.unfit.items()]
         found["warnings"] += [*judged.warnings, *collapse(prob, decision, label, findings)]
@@ -223,6 +240,15 @@ class Run:
             "log": "logs/metrics.csv",
         }
         return {name: path for name, path in names.items() if (self.run_dir / path).exists()}
+
+
+@contextmanager
+def _reading(key: str, path: Any) -> Iterator[None]:
+    """Turn whatever a damaged file raises into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{key}={path} cannot be read: is it a whole checkpoint of this model? ({error})") from error
 
 
 def has_bfloat16(accelerator: str) -> bool:

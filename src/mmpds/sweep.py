@@ -54,10 +54,10 @@ class Sweep:
         """One job, in processes of its own so that jobs share no state; a failure ends this job alone.
 
         Returns:
-            The figure named by cfg.objective for a sweeper that optimises; NaN where the job failed.
+            The figure named by cfg.objective for a sweeper that optimises; None where the job failed.
         """
         overrides = list(hydra.overrides.task)
-        varied = [override for override in overrides if override not in self.argv]
+        varied = self._varied(overrides)
         run_dir = Path(cfg.run_dir or Path(hydra.sweep.dir) / job_folder(varied))
         if results.status(run_dir) == "finished":
             say(f"mmpds: {run_dir.name} is finished already")
@@ -67,11 +67,21 @@ class Sweep:
             results.save_config(cfg, run_dir, overrides, time.time())
             if problems := config_problems(cfg, World()):
                 print_problems(problems)
-                results.mark_failed(run_dir, "configuration: " + "; ".join(map(str, problems)))
+                results.mark(run_dir, "failed", "configuration: " + "; ".join(map(str, problems)))
             else:
                 launch.spawn(launch.launcher_command(cfg, ranks(cfg)), run_dir, os.environ)
         metrics = results.read(run_dir).get("metrics") or {}
-        return float(metrics.get(cfg.objective, float("nan")))
+        value = metrics.get(cfg.objective)
+        return None if value is None else float(value)
+
+    def _varied(self, overrides: list[str]) -> list[str]:
+        """The overrides that a job does not share with all the others; compared by key, for Hydra rewrites values."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        parser = OverridesParser.create()
+        given = [parser.parse_override(argument) for argument in self.argv if "=" in argument and argument[0] != "-"]
+        fixed = {override.get_key_element() for override in given if not override.is_sweep_override()}
+        return [text for text in overrides if parser.parse_override(text).get_key_element() not in fixed]
 
     def finish(self) -> int:
         """Print and write the table of all jobs; returns 1 if any is not finished."""

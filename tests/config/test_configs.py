@@ -16,10 +16,7 @@ from mmpds.world import World
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
-GROUPS = {
-    group: sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem != "base")
-    for group in console.GROUPS
-}
+GROUPS = {group: sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem != "base") for group in console.GROUPS}
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +46,7 @@ def test_every_choice_composes_and_introduces_itself(group, name):
             stack += [value for key, value in node.items() if key != "hydra"]
 
 
-@pytest.mark.parametrize(
-    ("experiment", "trainer"), list(itertools.product(GROUPS["experiment"], GROUPS["trainer"]))
-)
+@pytest.mark.parametrize(("experiment", "trainer"), list(itertools.product(GROUPS["experiment"], GROUPS["trainer"])))
 def test_every_experiment_goes_with_every_trainer(experiment, trainer):
     cfg = composed(f"experiment={experiment}", f"trainer={trainer}")
     assert cfg.name == experiment
@@ -126,7 +121,8 @@ def test_all_problems_at_once_with_status_2_and_no_traceback():
     assert "Traceback" not in done.stderr
     assert "mmpds: 6 problems in the configuration" in done.stderr
     for fragment in (
-        "experiment=dmeo: no such experiment; did you mean demo?", "trainer=gpux: no such trainer", "data.sizee=3: no such key; did you mean data.size",
+        "experiment=dmeo: no such experiment; did you mean demo?", "trainer=gpux: no such trainer",
+        "data.sizee=3: no such key; did you mean data.size",
         "nonsense=1: no such key", "data.batch_size=0: give", "data.root=/nope: no such folder",
     ):  # fmt: skip
         assert fragment in done.stderr

@@ -62,9 +62,7 @@ def main(folder, out):
             "val": images,
         }  # the same items through validation: torchmetrics does the gathering there
         trainer.validate(model, data, verbose=False)
-        judged = evaluate(
-            predictions.prob, images.label.numpy(), np.array([0.5]), ["Pneumonia"], replicates=0
-        )
+        judged = evaluate(predictions.prob, images.label.numpy(), np.array([0.5]), ["Pneumonia"], replicates=0)
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         found[count] = {
             "rows": sorted(images.table["id"]), "prob": predictions.prob.tolist(), "metrics": judged.metrics | logged,

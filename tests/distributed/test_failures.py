@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -52,7 +53,7 @@ def test_a_disk_that_fills_during_the_run(train, small_disk, tmp_path):
     last = last_line(done)
     assert last.startswith("mmpds: the run failed: ")
     assert OUT_OF_ROOM in last
-    assert "resume.py:" in last, "the place: what was being written"
+    assert re.search(r"\(\w+\.py:\d+\)$", last), "the place"
     run_dir = tmp_path / "disk-after" / "run"
     result = json.loads((run_dir / "results.json").read_text())
     assert result["status"] in ("failed", "interrupted"), "the truth as far as there was room for it"

@@ -51,8 +51,8 @@ def test_a_dead_rank_ends_the_run_and_is_named(train, tmp_path, action, cause):
     began = time.monotonic()
     done = train(
         "experiment=demo", *TINY, "trainer=mpi_cpu", "ranks=3", "trainer.max_epochs=500",
-        "+callbacks.fault._target_=tests.distributed.faults.Fault", "+callbacks.fault.step=4", "+callbacks.fault.rank=1",
-        f"+callbacks.fault.action={action}", timeout=90,
+        "+callbacks.fault._target_=tests.distributed.faults.Fault", "+callbacks.fault.step=4",
+        "+callbacks.fault.rank=1", f"+callbacks.fault.action={action}", timeout=90,
     )  # fmt: skip
     assert time.monotonic() - began < 60
     assert done.returncode == 1
@@ -90,7 +90,5 @@ def test_metrics_at_two_and_three_ranks_equal_one(tmp_path):
             np.testing.assert_allclose(found[ranks][items]["prob"], one["prob"], atol=1e-6)
             assert found[ranks][items]["metrics"].keys() == one["metrics"].keys()
             for name, value in one["metrics"].items():
-                assert found[ranks][items]["metrics"][name] == pytest.approx(value, abs=1e-6, nan_ok=True), (
-                    name
-                )
+                assert found[ranks][items]["metrics"][name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
             assert found[ranks][items]["threshold"] == pytest.approx(one["threshold"], abs=1e-6)

@@ -148,6 +148,7 @@ def test_two_ranks_predict_and_test_as_one(predicted, tested):
         cwd=predicted, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=99,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "site-packages" not in done.stderr, "a library's warning about what is right"
     rows = table(predicted, "two")
     for split, name in (("test", "tested"), ("predict", "predicted")):
         two, one = rows[rows["split"] == split], table(predicted, name)
@@ -204,6 +205,12 @@ def test_pretrained_weights_are_given_thresholds_before_a_test(place):
     # the same weights and validation items fit the same thresholds and score the same test items the same
     same = {name: value for name, value in trained.items() if name.startswith(("test/threshold/", "test/auroc/"))}
     assert {name: metrics[name] for name in same} == pytest.approx(same, abs=1e-6)
+
+
+def test_pretrained_weights_are_given_thresholds_before_a_prediction(place):
+    init = "init_from=trained/checkpoints/best.ckpt"
+    run(place, *DEMO, "stages=[predict]", init, "data.predict_root=plain", "run_dir=guessed")
+    assert len(table(place, "guessed")) == 9
 
 
 def test_training_starts_from_the_weights_it_is_given(place):

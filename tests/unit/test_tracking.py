@@ -7,10 +7,15 @@ import socket
 import struct
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mmpds import tracking
+from mmpds.data.contact_sheet import contact_sheet
+from mmpds.data.phantom import Phantom
 from mmpds.tracking import logged_in, wandb_logger
 from tests.conftest import ROOT, TINY, results_of
 
@@ -40,6 +45,15 @@ def records(data):
     assert not parts, "the file ends in the middle of a record"
 
 
+def text_of(path):
+    """A file's text; of a picture, what its file says beside the pixels."""
+    if path.suffix != ".png":
+        return path.read_text()
+    with Image.open(path) as picture:
+        picture.load()
+        return str(picture.info)
+
+
 class Offline:
     """A run of train.py with logger=wandb, in a home where nobody is logged in."""
 
@@ -62,9 +76,8 @@ class Offline:
         self.result = results_of(self.folder)
         (log,) = (self.folder / "run" / "logs" / "wandb").rglob("*.wandb")
         self.records = list(records(log.read_bytes()))
-        files = [path for path in log.parent.rglob("*") if path.is_file() and path != log]
-        self.told = "\n".join([*map(str, self.records), *(path.read_text() for path in files)])
-        self.files = [path.name for path in files]
+        self.files = [path for path in log.parent.rglob("*") if path.is_file() and path != log]
+        self.told = "\n".join([*map(str, self.records), *map(text_of, self.files)])
         return self
 
     def kinds(self):
@@ -113,8 +126,9 @@ def test_nothing_is_told_of_the_environment_the_user_or_the_machine(well):
     assert found == set()
     paths = {str(well.folder), str(well.home), str(ROOT), sys.prefix}
     assert {path for path in paths if path in well.told} == set()
-    assert not {"environment", "stats", "files", "output", "output_raw"} & set(well.kinds())
-    assert not {"requirements.txt", "wandb-metadata.json", "output.log", "diff.patch"} & set(well.files)
+    assert not {"environment", "stats", "output", "output_raw"} & set(well.kinds())
+    assert {path.suffix for path in well.files} <= {".log", ".png", ".json", ".yaml"}
+    assert not {"wandb-metadata.json", "output.log"} & {path.name for path in well.files}
 
 
 def test_nothing_is_told_of_a_patient_or_an_image(well):
@@ -206,14 +220,23 @@ def test_only_who_is_logged_in_is_online_unless_told_otherwise(nobody, monkeypat
     assert (nobody / "logs").is_dir()
 
 
-def test_images_go_to_loggers_that_take_them():
-    class Takes:
-        def log_image(self, key, images):
-            self.got = key, images
+class Takes:
+    def log_image(self, key, images):
+        self.got = key, images
 
-    takes = Takes()
-    tracking.log_images([object(), takes], "worst", ["an image"])
-    assert takes.got == ("worst", ["an image"])
+
+def test_loggers_that_take_images_get_one_sheet_of_the_first():
+    source, takes = Phantom(images=30), [Takes(), Takes()]
+    images = SimpleNamespace(source=source, rows=np.arange(5, 30), size=32)
+    tracking.log_samples([object(), *takes], images, count=6)
+    for logger in takes:
+        key, (sheet,) = logger.got
+        assert key == "test/images"
+        assert sheet.tobytes() == contact_sheet(source, range(5, 11), size=32, columns=4).tobytes()
+
+
+def test_without_such_a_logger_no_image_is_read():
+    tracking.log_samples([object()], SimpleNamespace(rows=np.arange(3)))
 
 
 def test_finishing_without_wandb_does_nothing(monkeypatch):

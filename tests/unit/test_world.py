@@ -18,11 +18,14 @@ from tests.conftest import ROOT
             {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
              "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, World(3, 4, 1, 2, "mpi"),
         ),
-        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}, World(1, 2, 1, 2, "mpich")),
+        (
+            {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"},
+            World(1, 2, 1, 2, "mpich"),
+        ),
         ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, World(1, 2, 1, 2, "torchrun")),
         (
-            {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"},
-            World(5, 6, 1, 2, "srun"),
+            {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_LOCALID": "1",
+             "SLURM_STEP_TASKS_PER_NODE": "2(x3)"}, World(5, 6, 1, 2, "srun"),
         ),
         # a batch script itself runs as task 0 of the job's batch step; it is no rank
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "6", "SLURM_PROCID": "0"}, World()),
@@ -45,9 +48,7 @@ def test_a_killed_rank_is_named_before_the_peers_that_fail_because_of_it():
 
 
 def test_the_first_rank_that_failed_is_the_cause():
-    stderr = (
-        "mmpds: rank 2 failed: ValueError (a.py:3)\nmmpds: rank 0 failed: RuntimeError: closed (b.py:1)\n"
-    )
+    stderr = "mmpds: rank 2 failed: ValueError (a.py:3)\nmmpds: rank 0 failed: RuntimeError: closed (b.py:1)\n"
     assert diagnose(stderr, 1) == "rank 2 failed: ValueError (a.py:3)"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 
@@ -26,6 +27,23 @@ class StepSeed(Callback):
         """Seed torch on the CPU and on the rank's device."""
         place = [self.seed, trainer.global_rank, trainer.current_epoch, batch_idx]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then renames it.
+
+    Lightning writes to /tmp first: moved to another file system, that is a copy, which a kill or a full disk
+    cuts short over the good checkpoint that was there.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """See TorchCheckpointIO."""
+        temporary = Path(path).with_name(f".{Path(path).name}.part")
+        try:
+            super().save_checkpoint(checkpoint, temporary, storage_options)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 class LastCheckpoint(Checkpoint):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -82,8 +83,10 @@ class ImageData(pl.LightningDataModule):
         self.predict_root = predict_root
         self.test_source = source(root=test_root) if test_root else None
         self.source: Source | None = None
-        if root or not (test_root or predict_root):
-            self.source = source(root=root) if root else source()
+        if "root" not in inspect.signature(source).parameters:
+            self.source = source()
+        elif root or not (test_root or predict_root):
+            self.source = source(root=root)
         known = (self.source or self.test_source or Folder).findings
         if unknown := set(findings or ()) - set(known):
             raise ValueError(f"data.findings: {sorted(unknown)} are not labelled here; choose from {list(known)}")

@@ -139,9 +139,7 @@ def test_a_shared_meter_counts_once():
 
 @given(st.lists(st.sampled_from(["nvml", "rapl", "estimate", "unavailable"]), max_size=5))
 def test_a_sum_is_known_as_well_as_its_worst_part(methods):
-    section = combine(
-        [rank(m, **({f"m{i}": 1.0} if m != "unavailable" else {})) for i, m in enumerate(methods)], 2
-    )
+    section = combine([rank(m, **({f"m{i}": 1.0} if m != "unavailable" else {})) for i, m in enumerate(methods)], 2)
     if not methods or "unavailable" in methods:
         assert section == {"joules": None, "joules_per_item": None, "method": "unavailable"}
     else:

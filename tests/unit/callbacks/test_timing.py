@@ -86,9 +86,7 @@ def test_training(timed):
     assert fit["items_total"] == 2 * (9 * 4 - 3)
     assert fit["items"] == fit["items_total"] - (3 * 4 - 1)
     assert fit["seconds"] >= 15 * (STEP + WAIT)
-    assert (
-        fit["seconds"] < 15 * (STEP + WAIT) + VALIDATION
-    )  # two validations are left out, not even one is in
+    assert fit["seconds"] < 15 * (STEP + WAIT) + VALIDATION  # two validations are left out, not even one is in
     assert fit["total_s"] > fit["seconds"] + fit["warmup_s"] + 2 * VALIDATION
     assert fit["warmup_s"] >= 3 * (STEP + WAIT)
     assert STEP * 1e3 <= fit["step_ms"]["p50"] <= fit["step_ms"]["p95"] <= fit["step_ms"]["p99"]
@@ -105,8 +103,7 @@ def test_section(timed):
     assert section["predict_s"] > 2 * (STEP + WAIT)
     assert section["items_total"] == 66 + 22 + 8
     assert section["per_rank"] == [
-        {"rank": 0}
-        | {k: timed["fit"][k] for k in ("items", "seconds", "data_wait_fraction", "comm_fraction")}
+        {"rank": 0} | {k: timed["fit"][k] for k in ("items", "seconds", "data_wait_fraction", "comm_fraction")}
     ]
 
 

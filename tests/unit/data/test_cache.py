@@ -230,9 +230,7 @@ def test_a_full_disk_is_told_with_the_cure_and_leaves_nothing(images, tmp_path, 
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     needed = 12 * SIZE * SIZE + 4 * 12
-    with pytest.raises(
-        OSError, match=f"need {needed:,} bytes there: No space left on device; make room, name another"
-    ):
+    with pytest.raises(OSError, match=f"need {needed:,} bytes there: No space left on device; make room, name another"):
         open_source(Folder(images), SIZE, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 

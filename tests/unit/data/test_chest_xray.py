@@ -69,9 +69,7 @@ def test_findings_can_be_chosen_and_ordered(tmp_path):
 
 def test_a_set_of_normal_images_alone_needs_its_findings_named(tmp_path):
     put(tmp_path, "NORMAL/a.png")
-    with pytest.raises(
-        ValueError, match="one of them a finding; give the folder that holds NORMAL and PNEUMONIA"
-    ):
+    with pytest.raises(ValueError, match="one of them a finding; give the folder that holds NORMAL and PNEUMONIA"):
         ChestXray(tmp_path)
     assert ChestXray(tmp_path, findings=("Pneumonia",)).table["Pneumonia"].tolist() == [0.0]
 

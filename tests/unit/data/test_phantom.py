@@ -114,9 +114,7 @@ def test_prevalence_and_independence_of_sex_age_and_view(phantom):
     assert table[list(FINDINGS)].sum(axis=1).max() == 2
     labels = table[list(FINDINGS)]
     assert labels.mean().between(0.10, 0.15).all()
-    traits = pd.DataFrame(
-        {"m": table["sex"] == "M", "age": table["age"], "ap": table["view"] == "AP"}
-    ).astype(float)
+    traits = pd.DataFrame({"m": table["sex"] == "M", "age": table["age"], "ap": table["view"] == "AP"}).astype(float)
     # 18 correlations of 3000 rows: 0.07 is 3.8 standard errors
     assert all(abs(labels[f].corr(traits[t])) < 0.07 for f in FINDINGS for t in traits)
 
@@ -133,9 +131,7 @@ def test_anatomy_is_the_patients(phantom):
     """Two normal images of a patient differ less than those of two patients."""
     normal = phantom.table[phantom.table["normal"] & (phantom.table["view"] == "PA")]
     pairs = [group.index[:2] for _, group in normal.groupby("group") if len(group) > 1][:60]
-    firsts, seconds = (
-        np.stack([phantom.image(pair[k], 32).astype(float)[:20] for pair in pairs]) for k in (0, 1)
-    )
+    firsts, seconds = (np.stack([phantom.image(pair[k], 32).astype(float)[:20] for pair in pairs]) for k in (0, 1))
     same = np.abs(firsts - seconds).mean()
     other = np.abs(firsts - np.roll(seconds, 1, axis=0)).mean()
     assert same < 0.9 * other

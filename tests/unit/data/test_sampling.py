@@ -28,10 +28,9 @@ def test_evaluation_sees_every_row_once_and_ranks_keep_step(rows, ranks, share):
 def test_global_batches_do_not_depend_on_the_number_of_ranks(rows, ranks, seed, epoch):
     def batches(world_size):
         loaders = [
-            TrainBatches(rows, 12, seed=seed, rank=r, world_size=world_size, epoch=epoch)
-            for r in range(world_size)
+            TrainBatches(rows, 12, seed=seed, rank=r, world_size=world_size, epoch=epoch) for r in range(world_size)
         ]
-        return [sum(parts, []) for parts in zip(*loaders, strict=True)]
+        return [[draw for part in parts for draw in part] for parts in zip(*loaders, strict=True)]
 
     assert batches(ranks) == batches(1)
     rows_seen = [draw.row for batch in batches(1) for draw in batch]

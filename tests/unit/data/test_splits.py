@@ -15,9 +15,7 @@ FINDINGS = ("Pneumonia", "Infiltration")
 
 def table(groups, labels, normal=None):
     labels = np.asarray(labels, dtype=float).reshape(len(groups), len(FINDINGS))
-    rows = pd.DataFrame(
-        {"group": [f"p{group}" for group in groups], **dict(zip(FINDINGS, labels.T, strict=True))}
-    )
+    rows = pd.DataFrame({"group": [f"p{group}" for group in groups], **dict(zip(FINDINGS, labels.T, strict=True))})
     return rows.assign(normal=(labels == 0).all(1) if normal is None else normal)
 
 
@@ -132,9 +130,7 @@ def test_the_smallest_sets_fill_every_split_or_are_refused_with_the_cure():
     assert set(split_by_group(table(range(3), np.zeros((3, 2))), FINDINGS)) == set(SPLITS)
     big = table([0] * 50 + [1, 2], np.zeros((52, 2)))
     assert set(split_by_group(big, FINDINGS)) == set(SPLITS)
-    with pytest.raises(
-        ValueError, match="2 patients cannot fill 3 splits; give more, or set some fractions to 0"
-    ):
+    with pytest.raises(ValueError, match="2 patients cannot fill 3 splits; give more, or set some fractions to 0"):
         split_by_group(table([0, 0, 1], np.zeros((3, 2))), FINDINGS)
     assert set(split_by_group(table([0, 1], np.zeros((2, 2))), FINDINGS, (0.5, 0, 0.5))) == {"train", "test"}
 

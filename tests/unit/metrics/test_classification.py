@@ -198,9 +198,7 @@ SIZES = (0, 1, 5, 6, 7)
 
 def values_of(items, rank, world):
     """What both metrics say of `items` items dealt to the ranks, in batches of two."""
-    prob, label = (
-        torch.tensor(a, dtype=torch.float32)[rank::world] for a in predictions(items, unlabelled=0.0)
-    )
+    prob, label = (torch.tensor(a, dtype=torch.float32)[rank::world] for a in predictions(items, unlabelled=0.0))
     metrics, threshold = DetectionMetrics(FINDINGS), Threshold(FINDINGS, rule="f1")
     for part in range(0, len(prob), 2):  # a rank without items is never updated
         metrics.update(prob[part : part + 2], label[part : part + 2])
@@ -240,9 +238,7 @@ if __name__ == "__main__":
     # forked here, where torch is imported but has not run: no thread to lose, and one import for all
     fork = multiprocessing.get_context("fork")
     for world in (2, 3):
-        processes = [
-            fork.Process(target=run_rank, args=(rank, world, Path(sys.argv[1]))) for rank in range(world)
-        ]
+        processes = [fork.Process(target=run_rank, args=(rank, world, Path(sys.argv[1]))) for rank in range(world)]
         for process in processes:
             process.start()
         for process in processes:

@@ -27,8 +27,7 @@ def test_the_studys_model_is_named_with_its_evidence():
     (sentence,) = told(prob, label, threshold=0.6)
     assert sentence.startswith("Pneumonia: all 1,000 scores lie in 0.634")
     assert (
-        "every image flagged: precision equals the prevalence 0.35, F1 0.52 is what always saying yes gives"
-        in sentence
+        "every image flagged: precision equals the prevalence 0.35, F1 0.52 is what always saying yes gives" in sentence
     )
 
 

@@ -38,9 +38,7 @@ def test_values_counts_and_thresholds_of_a_small_case():
 
 def test_intervals_hold_the_value_and_follow_the_seed():
     prob, label = predictions()
-    first, again, other = (
-        evaluate(prob, label, [0.5, 0.5], FINDINGS, replicates=200, seed=s) for s in (1, 1, 2)
-    )
+    first, again, other = (evaluate(prob, label, [0.5, 0.5], FINDINGS, replicates=200, seed=s) for s in (1, 1, 2))
     assert first.intervals == again.intervals
     assert first.intervals != other.intervals
     assert first.warnings == []
@@ -118,14 +116,8 @@ def test_an_interval_that_too_many_replicates_leave_undefined_is_withheld():
     judged = evaluate(prob, label, [0.5, 0.5], FINDINGS, replicates=300)
     assert "recall/Hernia" in judged.metrics
     assert "recall/Pneumonia" in judged.intervals
-    names = {
-        f"{metric}/{f}"
-        for metric in ("auroc", "average_precision", "f1", "recall")
-        for f in ("Hernia", "macro")
-    }
-    assert names == {name for name in judged.metrics if not name.startswith("threshold/")} - set(
-        judged.intervals
-    )
+    names = {f"{metric}/{f}" for metric in ("auroc", "average_precision", "f1", "recall") for f in ("Hernia", "macro")}
+    assert names == {name for name in judged.metrics if not name.startswith("threshold/")} - set(judged.intervals)
     (warning,) = judged.warnings
     assert warning.startswith("too few items for an interval of auroc/Hernia, ")
     assert warning.endswith(" and 4 more: over 10% of 300 bootstrap replicates leave them undefined")

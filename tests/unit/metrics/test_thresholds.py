@@ -12,9 +12,7 @@ FINDINGS = ["Pneumonia"]
 GRID = np.linspace(0, 1, 21, dtype=np.float32)
 
 # float32 neighbours among them: a middle that rounds to the lower score would flag it
-SCORES = st.one_of(
-    st.floats(0, 1, width=32), st.sampled_from([0.5, float(np.nextafter(np.float32(0.5), 1)), 0.0, 1.0])
-)
+SCORES = st.one_of(st.floats(0, 1, width=32), st.sampled_from([0.5, float(np.nextafter(np.float32(0.5), 1)), 0.0, 1.0]))
 CASES = st.lists(st.tuples(SCORES, st.booleans()), min_size=2, max_size=40).filter(
     lambda case: len({positive for _, positive in case}) == 2
 )
@@ -116,9 +114,7 @@ def test_paper_rule_flags_every_image_only_of_a_constant_score():
 
 
 @pytest.mark.parametrize("rule", ["f1", "youden", "sensitivity@specificity", "specificity@sensitivity"])
-@pytest.mark.parametrize(
-    ("only", "missing"), [(0.0, "no positive"), (1.0, "no negative"), (np.nan, "no positive")]
-)
+@pytest.mark.parametrize(("only", "missing"), [(0.0, "no positive"), (1.0, "no negative"), (np.nan, "no positive")])
 def test_one_class_falls_back_with_a_warning_and_says_so(rule, only, missing):
     threshold = Threshold(["Pneumonia", "Hernia"], rule=rule)
     prob = torch.tensor([[0.2, 0.01], [0.8, 0.02]])

@@ -91,9 +91,7 @@ def test_torchxrayvision_weights_compute_the_same(xray, server, tmp_path, zipfil
     found.load_into(target.features, target.classifier, FINDINGS)
     with torch.no_grad():
         expected = xray.features(IMAGES * 2048 - 1024)
-        torch.testing.assert_close(
-            target.features(found.scale * IMAGES + found.shift), expected, rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(target.features(found.scale * IMAGES + found.shift), expected, rtol=1e-5, atol=1e-5)
     # the unnamed row is untrained
     assert set(found.rows) == {"atelectasis", "pleural thickening", "pneumonia"}
     torch.testing.assert_close(target.classifier.weight[:2], xray.classifier.weight[[3, 2]])
@@ -161,15 +159,11 @@ def test_a_failed_download_says_what_to_do(server, tmp_path, monkeypatch, path, 
     cache = tmp_path / "cache"
     with pytest.raises(PretrainedError, match=reason) as caught:
         densenet121(NAME, cache_dir=cache)
-    assert f"download {server[2]}{path} on another machine and put it at {cache / f'{NAME}.pt'}" in str(
-        caught.value
-    )
+    assert f"download {server[2]}{path} on another machine and put it at {cache / f'{NAME}.pt'}" in str(caught.value)
     assert [item.name for item in cache.iterdir()] == [f".{NAME}.lock"]
 
 
-@pytest.mark.parametrize(
-    "url", ["http://github.com/mlmed/torchxrayvision/w.pt", "https://github.com.evil.org/w.pt"]
-)
+@pytest.mark.parametrize("url", ["http://github.com/mlmed/torchxrayvision/w.pt", "https://github.com.evil.org/w.pt"])
 def test_only_https_and_known_hosts(tmp_path, monkeypatch, url):
     monkeypatch.setattr(pretrained, "_published", lambda _: (url, LABELS))
     with pytest.raises(PretrainedError, match="refuses to download"):
@@ -241,9 +235,7 @@ def test_imagenet_without_a_network(tmp_path, monkeypatch):
         raise OSError("no route")
 
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    with pytest.raises(
-        PretrainedError, match=r"no route; without a network, download https://.*densenet121-\w+\.pth"
-    ):
+    with pytest.raises(PretrainedError, match=r"no route; without a network, download https://.*densenet121-\w+\.pth"):
         densenet121("imagenet", cache_dir=tmp_path)
 
 
