@@ -132,7 +132,7 @@ def hardware(gpu_names: list[str], cores: int) -> dict[str, Any]:
 
 
 def flatten(result: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of a table: the run's name, status, overrides and every scalar figure, with dotted names."""
+    """One row of a table: the run's name, status, error and every scalar figure, with dotted names."""
     row: dict[str, Any] = {"run": result.get("run_id"), "status": result.get("status")}
     for section in ("metrics", "timing", "energy", "memory"):
         for name, value in (result.get(section) or {}).items():

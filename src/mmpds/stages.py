@@ -22,7 +22,7 @@ from omegaconf import OmegaConf, open_dict
 
 from mmpds import results, tracking
 from mmpds.callbacks import energy, timing
-from mmpds.callbacks.predictions import prediction_table, write_predictions
+from mmpds.callbacks.predictions import prediction_table, rejected_table, write_table
 from mmpds.callbacks.resume import AtomicCheckpointIO
 from mmpds.metrics.collapse import collapse
 from mmpds.metrics.intervals import evaluate
@@ -102,7 +102,7 @@ class Run:
         arguments = {key: value for key, value in cfg.trainer.items() if key not in OURS}
         if arguments["precision"] == "auto":
             arguments["precision"] = "bf16-mixed" if has_bfloat16(arguments["accelerator"]) else "32-true"
-        if self.world.size > 1:
+        if self.world.launcher != "none":
             nodes = max(1, self.world.size // self.world.local_size)
             arguments |= {"devices": self.world.size // nodes, "num_nodes": nodes}
         if cfg.trainer.channels_last:
@@ -192,11 +192,12 @@ class Run:
         return self._predicted("test", images)
 
     def _keep(self, tables: list[pd.DataFrame], found: dict[str, Any]) -> None:
-        """Write predictions.csv and rejected.csv."""
+        """Write predictions.csv and rejected.csv; add what the data has to say to `found`."""
+        found["warnings"] += self.data.notes
         if tables:
-            write_predictions(self.run_dir / "predictions.csv", tables)
+            write_table(self.run_dir / "predictions.csv", pd.concat(tables))
         if count := len(self.data.rejected):
-            self.data.rejected.to_csv(self.run_dir / "rejected.csv", index=False)
+            write_table(self.run_dir / "rejected.csv", rejected_table(self.data.rejected))
             found["counts"]["rejected"] = count
             found["warnings"].append(f"{count} unreadable images left out: rejected.csv")
 

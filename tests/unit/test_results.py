@@ -91,15 +91,15 @@ def test_there_may_be_no_results_yet(tmp_path):
 
 def test_a_run_marked_failed_keeps_what_was_known(tmp_path):
     results.write(tmp_path, {"run_id": "r1", "status": "interrupted", "error": None})
-    results.mark_failed(tmp_path, "rank 1 was killed")
+    results.mark(tmp_path, "failed", "rank 1 was killed")
     assert results.read(tmp_path) == {"run_id": "r1", "status": "failed", "error": "rank 1 was killed"}
 
 
 def test_marking_on_a_full_disk_or_in_no_folder_is_silent(tmp_path, monkeypatch):
-    results.mark_failed(tmp_path / "nowhere", "why")
+    results.mark(tmp_path / "nowhere", "failed", "why")
     results.write(tmp_path, {"status": "interrupted"})
     monkeypatch.setattr(results.os, "fsync", full_disk)
-    results.mark_failed(tmp_path, "why")
+    results.mark(tmp_path, "failed", "why")
     assert results.read(tmp_path) == {"status": "interrupted"}
 
 

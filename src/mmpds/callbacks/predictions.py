@@ -81,9 +81,10 @@ def prediction_table(
         "group": table["group"].map(_inert),
     }
     for position, finding in enumerate(findings):
-        columns[f"{finding} label"] = table.get(finding, np.nan)
-        columns[f"{finding} probability"] = prob[:, position]
-        columns[f"{finding} decision"] = decision[:, position].astype(int)
+        name = _inert(finding)
+        columns[f"{name} label"] = table.get(finding, np.nan)
+        columns[f"{name} probability"] = prob[:, position]
+        columns[f"{name} decision"] = decision[:, position].astype(int)
     return pd.DataFrame(columns)
 
 
@@ -93,8 +94,17 @@ def _inert(cell: object) -> str:
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def write_predictions(path: Path, tables: Sequence[pd.DataFrame]) -> None:
-    """Write the tables as one CSV, in one step."""
-    temporary = path.with_suffix(".tmp")
-    pd.concat(tables).to_csv(temporary, index=False, float_format="%.7g")
-    temporary.replace(path)
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV in one step, as RFC 4180 has it; texts must be inert already, or hold no file names."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        # with bare newlines pandas would not quote a carriage return, and a cell could begin a row of its own
+        table.to_csv(temporary, index=False, float_format="%.7g", lineterminator="\r\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def rejected_table(rejected: pd.DataFrame) -> pd.DataFrame:
+    """Rows of rejected.csv: id and reason."""
+    return rejected.map(_inert)

@@ -87,13 +87,16 @@ class ImageData(pl.LightningDataModule):
             self.source = source()
         elif root or not (test_root or predict_root):
             self.source = source(root=root)
-        known = (self.source or self.test_source or Folder).findings
+        labelled = self.source or self.test_source
+        known = labelled.findings if labelled else tuple(findings or ())
         if unknown := set(findings or ()) - set(known):
             raise ValueError(f"data.findings: {sorted(unknown)} are not labelled here; choose from {list(known)}")
         self.findings: tuple[str, ...] = tuple(findings or known)
         self.rejected = pd.DataFrame(columns=["id", "reason"])
         self.images: dict[str, Images] = {}
+        self.notes: list[str] = []
         self.load_s = 0.0
+        self._trained: set[str] = set()  # digests of the training images
         self.position = (0, 0)
 
     def _open(self, source: Source) -> tuple[Source, list[str]]:
@@ -114,17 +117,22 @@ class ImageData(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Make the splits that `stage` (fit, validate, test or predict) needs."""
         began = time.perf_counter()
-        if stage == "predict" and "predict" not in self.images:
+        if stage == "predict":
             if self.predict_root is None:
                 raise ValueError("data.predict_root: give the folder of images to predict")
-            source, _ = self._open(Folder(self.predict_root))
-            self.images["predict"] = self._images(source, np.arange(len(source.table)))
-        elif stage == "test" and self.test_source is not None and "test" not in self.images:
-            source, _ = self._open(self.test_source)
-            self.images["test"] = self._images(source, np.arange(len(source.table)))
-        elif stage != "predict" and not {"train", "val", "test"} <= set(self.images):
+            self._use_whole("predict", Folder(self.predict_root))
+        elif stage == "test" and self.test_source is not None:
+            self._use_whole("test", self.test_source)
+        elif ("test" if stage == "test" else "train") not in self.images:
             self._split_source()
         self.load_s += time.perf_counter() - began
+
+    def _use_whole(self, name: str, source: Source) -> None:
+        if name not in self.images:
+            source, digests = self._open(source)
+            self.images[name] = self._images(source, np.arange(len(source.table)))
+            if known := len(self._trained & set(digests)):
+                self.notes.append(f"{known} {name} images are byte-identical to training images")
 
     def _split_source(self) -> None:
         if self.source is None:
@@ -134,12 +142,13 @@ class ImageData(pl.LightningDataModule):
         if self.split == "own":
             names = split_by_group(table, self.findings, self.fractions, self.seed, digests)
         else:
-            names = official_split(table, self.findings, self.fractions, self.seed)
+            names = official_split(table, self.findings, self.fractions, self.seed, digests)
         if found := leaks(names, table["group"], digests):
             raise ValueError("the splits leak: " + "; ".join(found[:5]) + "; use data.split=own")
         for name in SPLITS:
-            if name not in self.images:
+            if name != "test" or self.test_source is None:
                 self.images[name] = self._images(source, np.flatnonzero(names == name))
+        self._trained = {digest for digest, name in zip(digests, names, strict=True) if name == "train"}
 
     def _images(self, source: Source, rows: np.ndarray) -> Images:
         if not len(rows):
@@ -209,7 +218,9 @@ class ImageData(pl.LightningDataModule):
         )  # fmt: skip
 
 
-def official_split(table: pd.DataFrame, findings: Sequence[str], fractions: Sequence[float], seed: int) -> pd.Series:
+def official_split(
+    table: pd.DataFrame, findings: Sequence[str], fractions: Sequence[float], seed: int, digests: Sequence[str]
+) -> pd.Series:
     """The `split` column; where it has no `val`, patients of `train` are set apart for it.
 
     Raises:
@@ -219,10 +230,11 @@ def official_split(table: pd.DataFrame, findings: Sequence[str], fractions: Sequ
         raise ValueError("data.split=official: this data set has no official split here; use data.split=own")
     names = table["split"].copy()
     if not (names == "val").any():
-        train = table[names == "train"].reset_index(drop=True)
+        train = (names == "train").to_numpy()
         share = fractions[1] / (fractions[0] + fractions[1])
-        cut = split_by_group(train, findings, (1 - share, share, 0.0), seed)
-        names[names == "train"] = cut.to_numpy()
+        kept = [digest for digest, inside in zip(digests, train, strict=True) if inside]
+        rows = table[train].reset_index(drop=True)
+        names[train] = split_by_group(rows, findings, (1 - share, share, 0.0), seed, kept).to_numpy()
     return names
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpds.callbacks.predictions import Predictions, prediction_table, write_predictions
+from mmpds.callbacks.predictions import Predictions, prediction_table, write_table
 from mmpds.data.batch import PADDING
 
 FINDINGS = ("Pneumonia", "Nodule")
@@ -80,7 +80,7 @@ def test_a_cell_that_begins_like_a_formula_is_only_text(tmp_path):
     found = prediction_table("test", rows, ["Nodule"], prob, prob > 0)
     expected = [*(f"'{formula}" for formula in FORMULAS), "a=b", "person1-2", "a\r=1+1"]
     assert found["id"].tolist() == found["group"].tolist() == expected
-    write_predictions(tmp_path / "p.csv", [found])
+    write_table(tmp_path / "p.csv", found)
     assert pd.read_csv(tmp_path / "p.csv")["id"].tolist() == expected
 
 
@@ -96,7 +96,7 @@ def test_the_file_reads_back_as_it_was(tmp_path):
         prediction_table(split, table(ids, Nodule=[0.0, 1.0, np.nan, 1.0]), FINDINGS, prob, prob >= 0.5)
         for split in ("test", "predict")
     ]
-    write_predictions(tmp_path / "predictions.csv", tables)
+    write_table(tmp_path / "predictions.csv", pd.concat(tables))
     found = pd.read_csv(tmp_path / "predictions.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(found, pd.concat(tables, ignore_index=True), check_dtype=False, rtol=1e-6)
     assert (found["Nodule label"].isna() == [False, False, True, False] * 2).all()
@@ -111,6 +111,6 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "predictions.csv"
     path.write_text("old")
     with pytest.raises(OSError, match="No space"):
-        write_predictions(path, [pd.DataFrame({"id": ["a", Unwritable()]})])
+        write_table(path, pd.DataFrame({"id": ["a", Unwritable()]}))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
