@@ -15,8 +15,8 @@ OVERRIDES = sorted(
         text.strip("'")
         for code in re.findall(r"`([^`\n]+)`", TEXT)
         for text in code.split()
-        if re.fullmatch(r"'?[a-z_.]+=\S+", text)
-        and not {"PATH", "FILE.ckpt", "NAME"} & set(re.split(r"[=\[\],']", text))
+        if re.fullmatch(r"'?[a-z_.]+=[^\s\"]+", text)
+        and not {"PATH", "FILE.ckpt", "NAME", "value"} & set(re.split(r"[=\[\],']", text))
     }
 )
 
