@@ -25,7 +25,8 @@ def main(argv: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    swept = sweep.Sweep.of(argv)
+    if (swept := sweep.Sweep.of(argv)) and (problems := swept.problems()):
+        return print_problems(problems)
     status = 0
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print with a traceback
     try:
         job()
+    except KeyboardInterrupt:
+        status = 130
     except Exception as error:
         from mmpds.run import describe
 

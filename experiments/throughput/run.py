@@ -7,12 +7,14 @@ A whole run writes results.json beside this file and renews the READMEs.
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -65,12 +67,14 @@ class Ours:
         import lightning.pytorch as pl
 
         from mmpds.callbacks.resume import StepSeed
-        from mmpds.callbacks.timing import Timing
+        from mmpds.callbacks.timing import Timing, combine
         from mmpds.data.module import ImageData
         from mmpds.data.phantom import Phantom
         from mmpds.models.densenet import DenseNet121
         from mmpds.stages import has_bfloat16
 
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore")
         torch.manual_seed(0)
         self.bfloat16 = has_bfloat16("cpu")
         self.data = ImageData(
@@ -86,7 +90,7 @@ class Ours:
             use_distributed_sampler=False, num_sanity_val_steps=0, max_epochs=1, limit_val_batches=0,
             default_root_dir=folder,
         )  # fmt: skip
-        self.timing, self.step_seed = Timing, StepSeed
+        self.timing, self.combine, self.step_seed = Timing, combine, StepSeed
         self.wait = []
 
     def batches(self, name, count):
@@ -98,14 +102,15 @@ class Ours:
     def test(self, batches):
         timing = self.timing(warmup_steps=1)
         self.trainer(callbacks=[timing], limit_test_batches=batches).test(self.model, self.data, verbose=False)
-        return timing.summary()["test_items_per_s"]
+        return self.combine([timing.summary()])["test_items_per_s"]
 
     def fit(self, batches):
         timing = self.timing(warmup_steps=1)
         trainer = self.trainer(callbacks=[timing, self.step_seed(0)], limit_train_batches=batches)
         trainer.fit(self.model, self.data)
-        self.wait.append(timing.summary()["data_wait_fraction"])
-        return timing.summary()["fit_items_per_s"]
+        measured = self.combine([timing.summary()])
+        self.wait.append(measured["data_wait_fraction"])
+        return measured["fit_items_per_s"]
 
 
 def plain_model(findings):

@@ -21,6 +21,7 @@ STAGES = ("fit", "test", "predict")
 REBALANCE = ("none", "balanced", "equal_normal")
 BAD_IMAGE = ("auto", "skip", "error")
 SPLIT = ("own", "official")
+CLASS_WEIGHTS = ("none", "balanced")
 RULES = (
     "fixed",
     "paper",
@@ -41,7 +42,7 @@ class Problem:
     cure: str
 
     def __str__(self) -> str:
-        return f"{self.key}={self.value}: {self.cure}"
+        return f"{self.key}{'=' if self.value != '' else ''}{self.value}: {self.cure}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -68,7 +69,10 @@ def argument_problems(argv: Sequence[str], conf: Path) -> list[Problem]:
     parser = OverridesParser.create()
     problems: list[Problem] = []
     sound: list[str] = []
-    for text in (argument for argument in argv if "=" in argument and not argument.startswith("-")):
+    for text in (argument for argument in argv if not argument.startswith("-")):
+        if "=" not in text and not text.startswith("~") and text not in ("job", "hydra", "all"):
+            problems.append(Problem(text, "", "is no override; give key=value, such as experiment=demo"))
+            continue
         try:
             override = parser.parse_override(text)
         except HydraException as error:
@@ -108,9 +112,9 @@ def argument_problems(argv: Sequence[str], conf: Path) -> list[Problem]:
                 for text in [text for text in sound if text not in groups]:
                     if fault([*groups, text]):
                         key, _, value = text.lstrip("+~").partition("=")
-                        problems.append(
-                            Problem(key, value, f"no such key; {nearest(key, keys)} (+{key}=… adds a new one)")
-                        )
+                        exists = f"exists already: leave out the {text[0]}"
+                        unknown = f"no such key; {nearest(key, keys)} (+{key}=… adds a new one)"
+                        problems.append(Problem(key, value, exists if key in keys and text[0] in "+~" else unknown))
                         sound.remove(text)
             else:
                 problems.append(Problem("overrides", " ".join(groups), str(fault(groups)).splitlines()[0]))
@@ -134,6 +138,8 @@ def _keys(cfg: Any, prefix: str = "") -> list[str]:
 
 def config_problems(cfg: DictConfig, world: World) -> list[Problem]:
     """What keeps a composed configuration from running in this world: the ranks adopted, or those to be started."""
+    if faults := _type_problems(cfg):
+        return faults + _model_problems(cfg)  # the others count with these values
     launched = world.launcher != "none"
     size = world.size if launched else ranks(cfg)
     return [
@@ -142,6 +148,31 @@ def config_problems(cfg: DictConfig, world: World) -> list[Problem]:
         *_model_problems(cfg),
         *_trainer_problems(cfg, size, launched),
     ]
+
+
+def _type_problems(cfg: DictConfig) -> list[Problem]:
+    from omegaconf import ListConfig
+
+    found = []
+    if not isinstance(cfg.stages, ListConfig):
+        found.append(Problem("stages", cfg.stages, f"give a list: stages=[{cfg.stages}]"))
+    if cfg.ranks != "auto" and (not isinstance(cfg.ranks, int) or cfg.ranks < 1):
+        found.append(Problem("ranks", cfg.ranks, "give a whole number above zero, or auto"))
+    if not isinstance(cfg.bootstrap, int) or cfg.bootstrap < 0:
+        found.append(Problem("bootstrap", cfg.bootstrap, "give a whole number; 0 for no intervals"))
+    sizes = {f"data.{key}": cfg.data[key] for key in ("size", "batch_size")}
+    found += [
+        Problem(key, value, "give a whole number above zero")
+        for key, value in sizes.items()
+        if not isinstance(value, int) or value < 1
+    ]
+    shares = cfg.data.fractions
+    if (
+        not isinstance(shares, ListConfig) or len(shares) != 3
+        or not all(isinstance(share, int | float) and share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6
+    ):  # fmt: skip
+        found.append(Problem("data.fractions", shares, "give three shares (train, val, test) that add up to 1"))
+    return found
 
 
 def _exists(key: str, value: Any, what: str) -> list[Problem]:
@@ -196,12 +227,9 @@ def _data_problems(cfg: DictConfig, world: int) -> list[Problem]:
     for key, known in (("rebalance", REBALANCE), ("on_bad_image", BAD_IMAGE), ("split", SPLIT)):
         if data.get(key, known[0]) not in known:
             found.append(Problem(f"data.{key}", data[key], nearest(str(data[key]), known)))
-    for key in ("size", "batch_size"):
-        if not isinstance(data[key], int) or data[key] < 1:
-            found.append(Problem(f"data.{key}", data[key], "give a whole number above zero"))
-    if isinstance(data.size, int) and 0 < data.size < 32:
+    if data.size < 32:
         found.append(Problem("data.size", data.size, "DenseNet halves the image five times: give 32 or more"))
-    if isinstance(data.batch_size, int) and data.batch_size > 0 and data.batch_size % world:
+    if data.batch_size % world:
         near = max(world, round(data.batch_size / world) * world)
         found.append(
             Problem(
@@ -210,22 +238,17 @@ def _data_problems(cfg: DictConfig, world: int) -> list[Problem]:
                 f"does not divide over {world} ranks; give a multiple, such as {near}",
             )
         )
-    if len(data.fractions) != 3 or min(data.fractions) < 0 or abs(sum(data.fractions) - 1) > 1e-6:
-        found.append(
-            Problem(
-                "data.fractions",
-                list(data.fractions),
-                "give three shares (train, val, test) that add up to 1",
-            )
-        )
     return found
 
 
 def _model_problems(cfg: DictConfig) -> list[Problem]:
     rule = cfg.model.get("threshold", {}).get("rule", "f1")
+    found = []
     if rule not in RULES:
-        return [Problem("model.threshold.rule", rule, f"no such rule; {nearest(str(rule), RULES)}")]
-    return []
+        found.append(Problem("model.threshold.rule", rule, f"no such rule; {nearest(str(rule), RULES)}"))
+    if (weights := cfg.model.get("class_weights", "none")) not in CLASS_WEIGHTS:
+        found.append(Problem("model.class_weights", weights, nearest(str(weights), CLASS_WEIGHTS)))
+    return found
 
 
 def _trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Problem]:
@@ -241,9 +264,7 @@ def _trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Probl
                 f"this node has {here} GPUs: give ranks={here}, or start the ranks with mpirun or srun",
             )
         )
-    if cfg.ranks != "auto" and (not isinstance(cfg.ranks, int) or cfg.ranks < 1):
-        found.append(Problem("ranks", cfg.ranks, "give a whole number above zero, or auto"))
-    elif cfg.ranks != "auto" and launched and cfg.ranks != world:
+    if cfg.ranks != "auto" and launched and cfg.ranks != world:
         found.append(Problem("ranks", cfg.ranks, f"the launcher started {world}; leave ranks out, it says how many"))
     elif cfg.ranks not in ("auto", 1) and trainer.launcher == "none" and not launched:
         found.append(Problem("ranks", cfg.ranks, "this trainer is one process; use trainer=mpi_cpu or trainer=mpi_gpu"))
@@ -252,6 +273,9 @@ def _trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Probl
             Problem(choice, "one process", f"{world} ranks were started; use trainer=mpi_cpu or trainer=mpi_gpu")
         )
     devices, nodes = trainer.get("devices", "auto"), trainer.get("num_nodes", 1)
+    if trainer.launcher == "none" and (devices, nodes) != (1, 1):
+        cure = "this trainer is one process; use trainer=mpi_cpu ranks=N or trainer=mpi_gpu ranks=N"
+        found.append(Problem("trainer.devices", devices, cure))
     if isinstance(devices, int) and trainer.launcher != "none" and devices * nodes != world:
         product = f"devices x num_nodes = {devices} x {nodes} = {devices * nodes}"
         cure = f"{product}, but there are {world} ranks; leave both out"

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,10 @@ from mmpds.world import World, adopt, cap_threads, ranks, threads
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+
+MANY_NODES = {"SLURM_JOB_ID", "PBS_NODEFILE", "LSB_HOSTS", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE"}
+"""Variables by which mpirun finds that its ranks may be on other machines."""
 
 
 def new_run_id() -> str:
@@ -54,7 +59,7 @@ def rendezvous(world: World, environ: MutableMapping[str, str]) -> None:
             "MMPDS_RUN_ID": environ.get("MMPDS_RUN_ID") or f"slurm-{job}",
             "MASTER_ADDR": environ.get("MASTER_ADDR") or re.sub(r"\[(\d+)[^\]]*\]", r"\1", first).split(",")[0],
             # the same for every rank of the step, and unlikely to be another step's
-            "MASTER_PORT": environ.get("MASTER_PORT") or str(20000 + hash(tuple(map(int, job.split(".")))) % 20000),
+            "MASTER_PORT": environ.get("MASTER_PORT") or str(10000 + zlib.crc32(job.encode()) % 20000),
         }
     environ.update(mine)
 
@@ -87,6 +92,9 @@ def start(cfg: DictConfig, command: list[str], started: float) -> int:
         return print_problems(problems) if world.rank == 0 else 2
     if world.launcher != "none":
         rendezvous(world, os.environ)
+    if cfg.resume == "auto" and cfg.run_dir and results.status(Path(cfg.run_dir)) == "finished":
+        say(f"mmpds: {cfg.run_dir} is finished already")
+        return 0
     run_dir = run_directory(cfg, os.environ.pop("MMPDS_RUN_ID", "") or new_run_id())
     cfg.run_dir = str(run_dir)
     if world.launcher == "none" and cfg.trainer.launcher != "none":
@@ -124,7 +132,7 @@ def spawn(command: list[str], run_dir: Path, environ: Mapping[str, str]) -> int:
     environment = dict(environ)
     if os.geteuid() == 0:  # containers and CI run as root, where Open MPI asks twice
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    if "SLURM_JOB_ID" not in environment:  # all ranks are on this machine: no need to start MPI to agree
+    if not MANY_NODES & set(environment):  # all ranks are on this machine: no need to start MPI to agree
         environment |= {
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(free_port()),
@@ -155,7 +163,7 @@ def spawn(command: list[str], run_dir: Path, environ: Mapping[str, str]) -> int:
         for number, handler in previous.items():
             signal.signal(number, handler)
     reader.join()
-    return _conclude(code, "".join(tail), received, run_dir, alone="mpirun" not in Path(command[0]).name)
+    return _conclude(code, "".join(tail), received, run_dir, alone=command[0] == sys.executable)
 
 
 def _conclude(code: int, stderr: str, received: list[int], run_dir: Path, alone: bool) -> int:

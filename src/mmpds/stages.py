@@ -86,8 +86,8 @@ class Run:
         data = instantiate(cfg.data, _convert_="all")
         if not cfg.checkpoint:
             model = instantiate(cfg.model, findings=list(data.findings), _convert_="all")
-            if cfg.init_from:
-                model.load_weights(cfg.init_from)
+            if cfg.init_from and (fresh := model.load_weights(cfg.init_from)) and "fit" not in cfg.stages:
+                raise ValueError(f"init_from={cfg.init_from} knows nothing of {', '.join(fresh)}: add fit to stages")
             return data, model
         stated = cfg.model.get("threshold", {}).get("rule") in GIVEN
         threshold = {"threshold": OmegaConf.to_container(cfg.model.threshold)} if stated else {}
@@ -103,7 +103,9 @@ class Run:
         if arguments["precision"] == "auto":
             arguments["precision"] = "bf16-mixed" if has_bfloat16(arguments["accelerator"]) else "32-true"
         if self.world.launcher != "none":
-            nodes = max(1, self.world.size // self.world.local_size)
+            # on CPU a device is a process: nodes may hold different numbers of ranks
+            gpu = arguments["accelerator"] == "gpu"
+            nodes = max(1, self.world.size // self.world.local_size) if gpu else 1
             arguments |= {"devices": self.world.size // nodes, "num_nodes": nodes}
         if cfg.trainer.channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -131,16 +133,17 @@ class Run:
         weights: str | None = None  # those the model has now
         if "fit" in cfg.stages:
             trainer.fit(self.model, self.data, ckpt_path=self._resume_path(), weights_only=True)
-            found["metrics"] |= {n: float(v) for n, v in trainer.callback_metrics.items() if "/" in n}
             weights = getattr(self.callbacks.get("best"), "best_model_path", None) or None
-        elif not self.model.threshold.fitted:
-            trainer.validate(self.model, self.data, verbose=False)  # pretrained weights still need thresholds
+        if "fit" in cfg.stages or not self.model.threshold.fitted:
+            # the best weights are not the last; pretrained ones have no thresholds yet
+            trainer.validate(self.model, self.data, ckpt_path=weights, weights_only=True, verbose=False)
+            found["metrics"] |= {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
         if "test" in cfg.stages:
-            trainer.test(self.model, self.data, ckpt_path=weights, weights_only=True, verbose=False)
+            trainer.test(self.model, self.data, verbose=False)
             if self.world.rank == 0:
                 tables.append(self._judge(self.data.images["test"], found))
         if "predict" in cfg.stages:
-            trainer.predict(self.model, self.data, ckpt_path=weights, weights_only=True, return_predictions=False)
+            trainer.predict(self.model, self.data, return_predictions=False)
             tables.append(self._predicted("predict", self.data.images["predict"]))
         costs = self._costs()
         if self.world.rank == 0:
@@ -149,7 +152,7 @@ class Run:
             for logger in trainer.loggers:
                 logger.log_metrics(figures)
             if "test" in cfg.stages:
-                tracking.log_samples(trainer.loggers, self.data.images["test"])
+                tracking.log_samples(trainer.loggers, self.data.images["test"], cfg.log_images)
         for logger in trainer.loggers:
             logger.finalize("success")
         return found | costs | {"artifacts": self._artifacts(), "error": None}
@@ -160,7 +163,7 @@ class Run:
             path = last if last.exists() else None
         else:
             path = self.cfg.resume
-        if path:
+        if path and Path(path).is_file():  # DeepSpeed's checkpoint is a folder
             with _reading("resume", path):
                 torch.load(path, map_location="meta", weights_only=True)
         return str(path) if path else None

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpds import launch, results
-from mmpds.check import config_problems
+from mmpds.check import Problem, config_problems
 from mmpds.console import print_problems, say, table
-from mmpds.world import World, ranks
+from mmpds.launch import new_run_id
+from mmpds.world import World, adopt, ranks
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -37,18 +38,38 @@ class Sweep:
         """The sweep that a command line asks for, or None; resume_sweep=true finds the newest of the same overrides."""
         if not {"-m", "--multirun"} & set(argv):
             return None
-        plain = [argument for argument in argv if not argument.startswith(("resume_sweep=", "hydra.sweep.dir="))]
-        given = next((a.split("=", 1)[1] for a in argv if a.startswith("hydra.sweep.dir=")), None)
-        text = "\n".join(sorted(argument for argument in plain if "=" in argument))
-        folder = Path(given or Path("sweeps") / time.strftime("%Y%m%d-%H%M%S"))
-        if "resume_sweep=true" in [argument.lower() for argument in argv] and not given:
-            same = [path.parent for path in Path("sweeps").glob(f"*/{OVERRIDES}") if path.read_text() == text]
+        plain = [text for text in argv if not text.startswith(("resume_sweep=", "hydra.sweep.dir="))]
+        given = next((text.partition("=")[2] for text in argv if text.startswith("hydra.sweep.dir=")), None)
+        folder = Path(given or Path("sweeps") / new_run_id())
+        if "resume_sweep=true" in [text.lower() for text in argv] and not given:
+            wanted = cls(plain, folder)._text()
+            same = [path.parent for path in Path("sweeps").glob(f"*/{OVERRIDES}") if path.read_text() == wanted]
             folder = max(same, key=lambda path: path.name, default=folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / OVERRIDES).write_text(text)
         # beside the first override: argparse takes positional arguments from one place only
         place = next((i for i, a in enumerate(plain) if "=" in a and not a.startswith("-")), len(plain))
         return cls([*plain[:place], f"hydra.sweep.dir={folder}", *plain[place:]], folder)
+
+    def problems(self) -> list[Problem]:
+        """What keeps a command line from being a sweep; else its folder is made."""
+        found = [
+            Problem(
+                "run_dir",
+                text.partition("=")[2],
+                "all jobs would share it; name the sweep's folder: hydra.sweep.dir=PATH",
+            )
+            for text in self.argv
+            if text.startswith("run_dir=")
+        ]
+        if (size := adopt(dict(os.environ)).size) > 1:
+            found.append(Problem("-m", f"{size} ranks", "start a sweep once; each of its jobs starts its own ranks"))
+        if not found:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / OVERRIDES).write_text(self._text())
+        return found
+
+    def _text(self) -> str:
+        own = ("hydra.sweep.dir=", "resume_sweep=")
+        return "\n".join(sorted(text for text in self.argv if "=" in text and not text.startswith(own)))
 
     def run(self, cfg: DictConfig, hydra: HydraConf) -> float | None:
         """One job, in processes of its own so that jobs share no state; a failure ends this job alone.
@@ -69,7 +90,9 @@ class Sweep:
                 print_problems(problems)
                 results.mark(run_dir, "failed", "configuration: " + "; ".join(map(str, problems)))
             else:
-                launch.spawn(launch.launcher_command(cfg, ranks(cfg)), run_dir, os.environ)
+                code = launch.spawn(launch.launcher_command(cfg, ranks(cfg)), run_dir, os.environ)
+                if code in (130, 143):
+                    raise KeyboardInterrupt  # the whole sweep was meant, not one job of it
         metrics = results.read(run_dir).get("metrics") or {}
         value = metrics.get(cfg.objective)
         return None if value is None else float(value)
@@ -117,7 +140,10 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        # a spreadsheet runs a cell that begins like a formula, as the name of a job `+key=value` does
+        writer.writerows(
+            {k: f"'{v}" if str(v)[:1] in "=+-@" and isinstance(v, str) else v for k, v in row.items()} for row in rows
+        )
 
 
 def _figure(value: Any) -> str:

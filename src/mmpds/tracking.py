@@ -49,14 +49,14 @@ def wandb_logger(save_dir: str, project: str, name: str | None = None) -> WandbL
         x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True, x_save_requirements=False,
     )  # fmt: skip
     Path(save_dir).mkdir(parents=True, exist_ok=True)  # W&B falls back to /tmp where it is missing
-    offline = mode == "offline" if mode else not logged_in()
+    offline = mode != "online" if mode else not logged_in()
     return WandbLogger(name=name, save_dir=save_dir, project=project, offline=offline, settings=settings)
 
 
-def log_samples(loggers: Sequence[object], images: Images, count: int = 16) -> None:
+def log_samples(loggers: Sequence[object], images: Images, count: int) -> None:
     """Send a contact sheet of the first `count` images, with their findings, to the loggers that take images."""
     takers = [logger for logger in loggers if hasattr(logger, "log_image")]
-    if takers:
+    if takers and count:
         rows = [int(row) for row in images.rows[:count]]
         sheet = contact_sheet(images.source, rows, size=min(images.size, 160), columns=4)
         for logger in takers:

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,13 +47,14 @@ def adopt(environ: MutableMapping[str, str]) -> World:
     believes it is rank 0.
     """
     for launcher, (rank, size, local_rank, local_size) in LAUNCHERS.items():
-        if rank in environ and size in environ:
+        # all four, for PMI_* alone may be srun's; and one task of srun may be a shell that a person works in
+        if {rank, size, local_rank, local_size} <= set(environ) and not (launcher == "srun" and environ[size] == "1"):
             world = World(
                 rank=int(environ[rank]),
                 size=int(environ[size]),
-                local_rank=int(environ.get(local_rank, environ[rank])),
+                local_rank=int(environ[local_rank]),
                 # Slurm writes "2(x3)": two tasks on each of three nodes
-                local_size=int(re.split(r"[(,]", environ.get(local_size, environ[size]))[0]),
+                local_size=int(re.split(r"[(,]", environ[local_size])[0]),
                 launcher=launcher,
             )
             environ["RANK"], environ["LOCAL_RANK"] = str(world.rank), str(world.local_rank)
@@ -62,10 +64,15 @@ def adopt(environ: MutableMapping[str, str]) -> World:
 
 
 def cores() -> int:
-    """Physical cores this process may use: its affinity mask and the machine's topology, whichever is less."""
+    """Physical cores this process may use: the least of its affinity mask, its container's quota and the machine's."""
     import psutil
 
-    return max(1, min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1))
+    allowed = min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        quota, period = "max", "1"
+    return max(1, allowed if quota == "max" else min(allowed, int(quota) // int(period)))
 
 
 def gpus() -> int:
@@ -82,14 +89,17 @@ def gpus() -> int:
 
 
 def ranks(cfg: DictConfig) -> int:
-    """How many ranks the configuration asks for, outside any launcher."""
+    """How many ranks the configuration asks for, outside any launcher; auto takes no more than the batch divides by."""
     if cfg.trainer.launcher == "none":
         return 1
     if cfg.ranks != "auto":
         return int(cfg.ranks)
-    if tasks := os.environ.get("SLURM_NTASKS"):
-        return int(tasks)
-    return max(1, gpus()) if cfg.trainer.accelerator == "gpu" else cores()
+    if (tasks := int(os.environ.get("SLURM_NTASKS", 1))) > 1:
+        return tasks
+    if cfg.trainer.accelerator == "gpu":
+        return max(1, gpus())
+    batch = cfg.data.batch_size
+    return max((n for n in range(1, cores() + 1) if isinstance(batch, int) and batch % n == 0), default=1)
 
 
 def threads(cfg: DictConfig, local_size: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
@@ -18,6 +20,13 @@ class EMA(EMAWeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         super().__init__(decay=decay, use_buffers=True)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take up a resumed training's average; a checkpoint that is only judged has it as its weights already."""
+        if trainer.state.fn == "fit":
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Too early to swap back: the model fits its thresholds next."""

@@ -75,4 +75,4 @@ def _label(folders: tuple[str, ...]) -> str | None:
 def patient(path: PurePosixPath) -> str:
     """The patient, as far as the file's name tells: a person, else a series, else the file itself."""
     match = PATIENT.match(path.name)
-    return next(name for name in match.groups() if name) if match else path.stem
+    return next(name for name in match.groups() if name) if match else str(path.with_suffix(""))

@@ -62,7 +62,8 @@ class ImageData(pl.LightningDataModule):
         on_bad_image: `skip` leaves unreadable images out, `error` raises; both list them.
         cache_dir: where decoded images are kept; None decodes at every read.
         workers: loader processes a rank.
-        seed: of the split and of the order of training.
+        split_seed: of the split; runs that are compared must have the same.
+        seed: of the order and the augmentation of training.
 
     Raises:
         BadImages: an image cannot be read and `on_bad_image="error"`.
@@ -73,13 +74,14 @@ class ImageData(pl.LightningDataModule):
         self, source: Callable[..., Source], root: str | None = None, test_root: str | None = None,
         predict_root: str | None = None, findings: Sequence[str] | None = None, size: int = 224,
         batch_size: int = 32, split: str = "own", fractions: Sequence[float] = (0.7, 0.15, 0.15),
-        rebalance: str = "none", augment: bool = True, on_bad_image: str = "error",
+        split_seed: int = 0, rebalance: str = "none", augment: bool = True, on_bad_image: str = "error",
         cache_dir: str | None = None, workers: int = 0, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.size, self.batch_size, self.split, self.fractions = size, batch_size, split, tuple(fractions)
         self.rebalance, self.augment, self.on_bad_image = rebalance, augment, on_bad_image
-        self.cache_dir, self.workers, self.seed = cache_dir, workers, seed
+        self.cache_dir, self.workers = cache_dir, workers
+        self.seed, self.split_seed = seed, split_seed
         self.predict_root = predict_root
         self.test_source = source(root=test_root) if test_root else None
         self.source: Source | None = None
@@ -97,6 +99,7 @@ class ImageData(pl.LightningDataModule):
         self.notes: list[str] = []
         self.load_s = 0.0
         self._trained: set[str] = set()  # digests of the training images
+        self._patients: set[str] = set()  # their patients
         self.position = (0, 0)
 
     def _open(self, source: Source) -> tuple[Source, list[str]]:
@@ -133,6 +136,8 @@ class ImageData(pl.LightningDataModule):
             self.images[name] = self._images(source, np.arange(len(source.table)))
             if known := len(self._trained & set(digests)):
                 self.notes.append(f"{known} {name} images are byte-identical to training images")
+            if known := len(self._patients & set(source.table["group"])):
+                self.notes.append(f"{known} {name} patients have the names of training patients: are they the same?")
 
     def _split_source(self) -> None:
         if self.source is None:
@@ -140,15 +145,16 @@ class ImageData(pl.LightningDataModule):
         source, digests = self._open(self.source)
         table = source.table
         if self.split == "own":
-            names = split_by_group(table, self.findings, self.fractions, self.seed, digests)
+            names = split_by_group(table, self.findings, self.fractions, self.split_seed, digests)
         else:
-            names = official_split(table, self.findings, self.fractions, self.seed, digests)
+            names = official_split(table, self.findings, self.fractions, self.split_seed, digests)
         if found := leaks(names, table["group"], digests):
             raise ValueError("the splits leak: " + "; ".join(found[:5]) + "; use data.split=own")
         for name in SPLITS:
             if name != "test" or self.test_source is None:
                 self.images[name] = self._images(source, np.flatnonzero(names == name))
         self._trained = {digest for digest, name in zip(digests, names, strict=True) if name == "train"}
+        self._patients = set(table["group"][names == "train"])
 
     def _images(self, source: Source, rows: np.ndarray) -> Images:
         if not len(rows):

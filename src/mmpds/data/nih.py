@@ -44,7 +44,7 @@ class Nih(ImageFiles):
     def __init__(
         self,
         root: str | Path,
-        findings: Sequence[str] = ("Pneumonia", "Infiltration"),
+        findings: Sequence[str] = FINDINGS,
         images: str = "images_256",
     ) -> None:
         for finding in findings:

@@ -66,16 +66,20 @@ class DenseNet121(pl.LightningModule):
         self.threshold = Threshold(list(findings), **dict(threshold or {}))
         self.val_metrics = DetectionMetrics(list(findings))
 
-    def load_weights(self, weights: str, cache_dir: str | None = None) -> None:
+    def load_weights(self, weights: str, cache_dir: str | None = None) -> list[str]:
         """Start from pretrained weights: `imagenet`, a torchxrayvision name, or a local file.
+
+        Returns:
+            The findings that the weights know nothing of: their outputs are still random.
 
         Raises:
             PretrainedError: they cannot be had or do not fit; the text says what to do.
         """
         loaded = pretrained.densenet121(weights, cache_dir=cache_dir)
-        loaded.load_into(self.backbone.features, self.head, self.findings)
+        fresh = loaded.load_into(self.backbone.features, self.head, self.findings)
         self.input_scale.fill_(loaded.scale)
         self.input_shift.fill_(loaded.shift)
+        return fresh
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits, float32 [B, C], of images float32 [B, 1, H, W] in [0, 1]."""

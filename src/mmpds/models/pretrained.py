@@ -49,19 +49,22 @@ class Pretrained:
     scale: float
     shift: float
 
-    def load_into(self, features: nn.Module, head: nn.Linear, findings: Sequence[str]) -> None:
+    def load_into(self, features: nn.Module, head: nn.Linear, findings: Sequence[str]) -> list[str]:
         """Copy the weights into a body and a classifier [C, F], whose rows are the C `findings`.
 
         Names are compared without case and `_` equals a blank; rows of other findings stay as they are.
+
+        Returns:
+            The findings whose rows stay as they are.
 
         Raises:
             PretrainedError: a tensor is missing, left over or of another shape.
         """
         known = [name for name in findings if _plain(name) in self.rows]
+        fresh = [name for name in findings if name not in known]
         try:
             if self.features:
                 features.load_state_dict(self.features)
-                fresh = [name for name in findings if name not in known]
                 log.info("pretrained body; classifier rows loaded: %s; freshly initialised: %s", known, fresh)
             with torch.no_grad():
                 for row, finding in enumerate(findings):
@@ -71,6 +74,7 @@ class Pretrained:
                         head.bias[row].copy_(bias)
         except RuntimeError as error:
             raise PretrainedError(f"the weights do not fit this network: {error}") from error
+        return fresh
 
 
 def densenet121(
