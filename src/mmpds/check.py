@@ -69,8 +69,10 @@ def argument_problems(argv: Sequence[str], conf: Path) -> list[Problem]:
     parser = OverridesParser.create()
     problems: list[Problem] = []
     sound: list[str] = []
-    for text in (argument for argument in argv if not argument.startswith("-")):
-        if "=" not in text and not text.startswith("~") and text not in ("job", "hydra", "all"):
+    for before, text in zip(["", *argv], argv, strict=False):
+        if text.startswith("-") or (before.startswith("-") and before not in ("-m", "--multirun")):
+            continue  # an option, or its value
+        if "=" not in text and not text.startswith("~"):
             problems.append(Problem(text, "", "is no override; give key=value, such as experiment=demo"))
             continue
         try:
@@ -138,16 +140,21 @@ def _keys(cfg: Any, prefix: str = "") -> list[str]:
 
 def config_problems(cfg: DictConfig, world: World) -> list[Problem]:
     """What keeps a composed configuration from running in this world: the ranks adopted, or those to be started."""
-    if faults := _type_problems(cfg):
-        return faults + _model_problems(cfg)  # the others count with these values
+    faults = _type_problems(cfg)
+    wrong = {fault.key for fault in faults}  # what could not be counted with
     launched = world.launcher != "none"
-    size = world.size if launched else ranks(cfg)
-    return [
-        *_stage_problems(cfg),
-        *_data_problems(cfg, size),
-        *_model_problems(cfg),
-        *_trainer_problems(cfg, size, launched),
-    ]
+    size = world.size if launched else 1 if {"ranks", "data.batch_size"} & wrong else ranks(cfg)
+    found = [*faults, *_data_problems(cfg), *_model_problems(cfg)]
+    if "stages" not in wrong:
+        found += _stage_problems(cfg)
+    if "ranks" not in wrong:
+        found += _trainer_problems(cfg, size, launched)
+    if not {"ranks", "data.batch_size"} & wrong and (batch := cfg.data.batch_size) % size:
+        near = max(size, round(batch / size) * size)
+        found.append(
+            Problem("data.batch_size", batch, f"does not divide over {size} ranks; give a multiple, such as {near}")
+        )
+    return found
 
 
 def _type_problems(cfg: DictConfig) -> list[Problem]:
@@ -212,7 +219,7 @@ def _stage_problems(cfg: DictConfig) -> list[Problem]:
     return found
 
 
-def _data_problems(cfg: DictConfig, world: int) -> list[Problem]:
+def _data_problems(cfg: DictConfig) -> list[Problem]:
     from omegaconf import OmegaConf
 
     data, found = cfg.data, []
@@ -227,17 +234,8 @@ def _data_problems(cfg: DictConfig, world: int) -> list[Problem]:
     for key, known in (("rebalance", REBALANCE), ("on_bad_image", BAD_IMAGE), ("split", SPLIT)):
         if data.get(key, known[0]) not in known:
             found.append(Problem(f"data.{key}", data[key], nearest(str(data[key]), known)))
-    if data.size < 32:
+    if isinstance(data.size, int) and 0 < data.size < 32:
         found.append(Problem("data.size", data.size, "DenseNet halves the image five times: give 32 or more"))
-    if data.batch_size % world:
-        near = max(world, round(data.batch_size / world) * world)
-        found.append(
-            Problem(
-                "data.batch_size",
-                data.batch_size,
-                f"does not divide over {world} ranks; give a multiple, such as {near}",
-            )
-        )
     return found
 
 

@@ -56,10 +56,22 @@ def run(cfg: DictConfig, world: World) -> int:
     if code:
         who = f"rank {world.rank}" if world.size > 1 else "the run"
         say(f"mmpds: {who} {record['status']}: {record['error']}")
-        if world.size > 1:  # peers may wait for this rank in a collective: leave without their consent
-            sys.stdout.flush()
-            os._exit(code)
+    if world.size > 1:
+        _leave(code)
     return code
+
+
+def _leave(code: int) -> None:
+    """End a rank among others at once.
+
+    After a failure its peers may wait for it in a collective; after success the threads of its process group
+    can still abort it while Python takes its modules down.
+    """
+    if code == 0 and "mpi4py.MPI" in sys.modules:
+        sys.modules["mpi4py.MPI"].Finalize()  # else mpirun takes the exit for a crash
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def describe(error: BaseException) -> str:

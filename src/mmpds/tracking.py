@@ -49,7 +49,7 @@ def wandb_logger(save_dir: str, project: str, name: str | None = None) -> WandbL
         x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True, x_save_requirements=False,
     )  # fmt: skip
     Path(save_dir).mkdir(parents=True, exist_ok=True)  # W&B falls back to /tmp where it is missing
-    offline = mode != "online" if mode else not logged_in()
+    offline = mode in ("offline", "dryrun") if mode else not logged_in()
     return WandbLogger(name=name, save_dir=save_dir, project=project, offline=offline, settings=settings)
 
 

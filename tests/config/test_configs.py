@@ -35,7 +35,7 @@ def composed(*overrides):
 def test_every_choice_composes_and_introduces_itself(group, name):
     cfg = composed(f"{group}={name}")
     assert console._first_comment(CONF / group / f"{name}.yaml")
-    stack = [OmegaConf.to_container(cfg[group] if group != "experiment" else cfg, resolve=False)]
+    stack = [OmegaConf.to_container(cfg if group in ("experiment", "sweep") else cfg[group], resolve=False)]
     while stack:
         node = stack.pop()
         if isinstance(node, dict):

@@ -128,7 +128,7 @@ def test_optuna_searches(tmp_path):
     found = rows(tmp_path)
     assert len(found) == 2
     assert {row["status"] for row in found.values()} == {"finished"}
-    assert best["best_value"] == pytest.approx(max(float(row["test/auroc/macro"]) for row in found.values()))
+    assert best["best_value"] == pytest.approx(max(float(row["val/auroc/macro"]) for row in found.values()))
     for job in found:
         assert "model.learning_rate=" in job
         assert "model.weight_decay=" in job

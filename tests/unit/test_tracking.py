@@ -236,7 +236,7 @@ def test_loggers_that_take_images_get_one_sheet_of_the_first():
 
 
 def test_without_such_a_logger_no_image_is_read():
-    tracking.log_samples([object()], SimpleNamespace(rows=np.arange(3)))
+    tracking.log_samples([object()], SimpleNamespace(rows=np.arange(3)), 16)
 
 
 def test_finishing_without_wandb_does_nothing(monkeypatch):

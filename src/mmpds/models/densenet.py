@@ -126,8 +126,10 @@ class DenseNet121(pl.LightningModule):
         self.threshold.compute()
         self.val_metrics.threshold = self.threshold.value
         metrics = self.val_metrics.compute()
+        # the best weights, validated once more after training, are no point of the learning curve
+        curve = self.trainer.state.fn == "fit"
         for name, value in metrics.items():
-            self.log(f"val/{name}", value, prog_bar=name == "auroc/macro")
+            self.log(f"val/{name}", value, prog_bar=name == "auroc/macro", logger=curve)
         self.threshold.reset()
         self.val_metrics.reset()
 

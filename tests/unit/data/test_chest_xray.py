@@ -92,8 +92,8 @@ def test_what_is_not_such_a_folder_is_refused_with_the_cure(tmp_path):
         ("IM-0115-0001.jpeg", "IM-0115"),
         ("IM-0431-0001-0002.jpeg", "IM-0431"),
         ("NORMAL2-IM-1018-0001.jpeg", "NORMAL2-IM-1018"),
-        ("scan7.png", "scan7"),
-        ("personal.png", "personal"),
+        ("scan7.png", "train/NORMAL/scan7"),
+        ("personal.png", "train/NORMAL/personal"),
     ],
 )
 def test_patients_are_told_by_file_names(name, expected):

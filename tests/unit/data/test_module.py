@@ -223,7 +223,7 @@ def test_without_an_official_split_the_cure_is_told(split):
     with pytest.raises(ValueError, match=r"data\.split=official: .* use data\.split=own"):
         ready(official(split, range(6)), split="official")
     with pytest.raises(ValueError, match=r"data\.split=official"):
-        official_split(Phantom(6).table, FINDINGS, (0.7, 0.15, 0.15), seed=0)
+        official_split(Phantom(6).table, FINDINGS, (0.7, 0.15, 0.15), seed=0, digests=[])
 
 
 # labels
