@@ -7,6 +7,7 @@ in half a second instead of one by one, minutes into a job on a cluster.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,10 @@ def config_problems(cfg: DictConfig, world: World) -> list[Problem]:
     launched = world.launcher != "none"
     size = world.size if launched else 1 if {"ranks", "data.batch_size"} & wrong else ranks(cfg)
     found = [*faults, *_data_problems(cfg), *_model_problems(cfg)]
+    if world.launcher == "torchrun" and not cfg.run_dir and os.environ.get("TORCHELASTIC_RUN_ID", "none") == "none":
+        found.append(
+            Problem("run_dir", None, "torchrun gave its ranks no name to share; give run_dir=PATH, or --rdzv-id=NAME")
+        )
     if "stages" not in wrong:
         found += _stage_problems(cfg)
     if "ranks" not in wrong:

@@ -92,6 +92,14 @@ def test_a_gpu_trainer_without_a_gpu_is_refused(monkeypatch):
     assert problem.cure == "no GPU here; use trainer=cpu or trainer=mpi_cpu"
 
 
+def test_torchrun_without_a_name_needs_a_run_directory(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    two = World(0, 2, 0, 2, "torchrun")
+    (problem,) = check.config_problems(composed("trainer=mpi_cpu"), two)
+    assert (problem.key, "--rdzv-id" in problem.cure) == ("run_dir", True)
+    assert check.config_problems(composed("trainer=mpi_cpu", "run_dir=here"), two) == []
+
+
 def test_more_ranks_than_gpus_is_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert not check.config_problems(composed("trainer=mpi_gpu"), World())

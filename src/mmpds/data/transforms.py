@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -16,7 +17,8 @@ def to_image(pixels: np.ndarray) -> Tensor:
 class Augment:
     """Small turns, shifts, zooms and exposure changes, such as patients and machines differ by.
 
-    No left-right flip: on a chest radiograph it moves the heart to the other side.
+    No left-right flip: on a chest radiograph it moves the heart to the other side. Drawn by Pillow on the stored
+    8 bits, which takes half the time of the same on float tensors.
     """
 
     def __init__(self) -> None:
@@ -33,5 +35,5 @@ class Augment:
         # torchvision draws from the global generator, which must not see what an item needed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            changed: Tensor = self.transform(image)
-        return changed.clamp_(0, 1)
+            changed = self.transform(Image.fromarray(image[0].mul(255).round_().byte().numpy()))
+        return to_image(np.array(changed))
