@@ -1,14 +1,18 @@
 """How fast is mmpds against plain loops, hand-tuned loops, threads and MPI? One run, interleaved, medians.
 
+A contestant has a process of its own, in which it works only when it is its turn.
+
     python experiments/throughput/run.py [--rounds 5] [--size 224] [--only inference|training|mpi]
 
-A whole run writes results.json beside this file and renews the READMEs.
+Writes results.json beside this file and renews the READMEs; --only renews one section on the same hardware.
 """
 
 import argparse
 import json
 import logging
+import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,7 +28,7 @@ from torch.nn import functional as F
 from mmpds import results
 from mmpds.console import table
 from mmpds.sweep import markdown
-from mmpds.world import cores
+from mmpds.world import cores, reuse_memory
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -32,7 +36,8 @@ BATCH = 32
 INFERENCE_BATCH = 8  # what the study used, and the fastest here: a batch's features stay in the cache
 # name: (section, numerator, denominator, target)
 PAIRS = {
-    "inference ÷ plain torchxrayvision loop": ("inference", "mmpds", "plain", 3.5),
+    "inference ÷ plain torchxrayvision loop": ("inference", "mmpds", "plain", None),
+    "compiled inference ÷ plain torchxrayvision loop": ("inference", "mmpds, compiled", "plain", 3.5),
     "inference ÷ hand-tuned loop": ("inference", "mmpds", "tuned", 0.97),
     "training ÷ plain PyTorch loop": ("training", "mmpds", "plain", 2.0),
     "training ÷ hand-tuned loop": ("training", "mmpds", "tuned", 0.97),
@@ -61,10 +66,35 @@ def interleaved(contestants, rounds):
     return rates
 
 
+def apart(builders, rounds, *arguments):
+    """`interleaved`, each contestant in a process of its own: none profits from another's memory or settings."""
+    spawn, pipes = multiprocessing.get_context("spawn"), {}
+    for name, build in builders.items():
+        pipes[name], inner = spawn.Pipe()
+        spawn.Process(target=serve, args=(inner, build, arguments), daemon=True).start()
+
+    def ask(pipe):
+        pipe.send(True)
+        return pipe.recv()
+
+    rates = interleaved({name: partial(ask, pipe) for name, pipe in pipes.items()}, rounds)
+    for pipe in pipes.values():
+        pipe.send(False)
+    return rates
+
+
+def serve(pipe, build, arguments):
+    """A contestant's process: measures when it is asked to."""
+    torch.set_num_threads(cores())
+    measure = build(*arguments)
+    while pipe.recv():
+        pipe.send(measure())
+
+
 class Ours:
     """mmpds as a user gets it: the phantom through the cache, our DataModule, our model, our callbacks."""
 
-    def __init__(self, size, images, folder):
+    def __init__(self, size, folder, batch):
         import lightning.pytorch as pl
 
         from mmpds.callbacks.resume import StepSeed
@@ -79,7 +109,7 @@ class Ours:
         torch.manual_seed(0)
         self.bfloat16 = has_bfloat16("cpu")
         self.data = ImageData(
-            partial(Phantom, images=images), size=size, batch_size=BATCH, cache_dir=f"{folder}/cache",
+            partial(Phantom, images=800), size=size, batch_size=batch, cache_dir=f"{folder}/cache",
             fractions=(0.5, 0.1, 0.4),
         )  # fmt: skip
         self.model = DenseNet121(self.data.findings).to(memory_format=torch.channels_last)
@@ -92,9 +122,9 @@ class Ours:
             default_root_dir=folder,
         )  # fmt: skip
         self.timing, self.combine, self.step_seed = Timing, combine, StepSeed
-        self.wait = []
 
-    def batches(self, name, count, size):
+    def batches(self, name, count):
+        size = self.data.batch_size
         images = self.data.images[name]
         rows = [images.source.image(int(row), images.size) for row in images.rows[: count * size]]
         stack = torch.stack([torch.from_numpy(row) for row in rows]).unsqueeze(1).float().div_(255)
@@ -109,74 +139,87 @@ class Ours:
         timing = self.timing(warmup_steps=1)
         trainer = self.trainer(callbacks=[timing, self.step_seed(0)], limit_train_batches=batches)
         trainer.fit(self.model, self.data)
-        measured = self.combine([timing.summary()])
-        self.wait.append(measured["data_wait_fraction"])
-        return measured["fit_items_per_s"]
+        return self.combine([timing.summary()])
 
 
-def plain_model(findings):
+def plain_model():
     """Torchxrayvision's DenseNet-121 with random weights: the same network as ours."""
     import torchxrayvision
 
+    from mmpds.data.phantom import Phantom
+
     torch.manual_seed(0)
-    return torchxrayvision.models.DenseNet(num_classes=findings)
+    return torchxrayvision.models.DenseNet(num_classes=len(Phantom(images=1).findings))
 
 
-def inference(ours, count):
-    """Images a second of ours, a plain torchxrayvision loop (fp32, batch 8) and a hand-tuned loop."""
-    ours.data.batch_size = INFERENCE_BATCH
-    batches = ours.batches("test", count, INFERENCE_BATCH)
-    images = torch.cat([image for image, _ in batches])
-    plain = plain_model(len(ours.data.findings)).eval()
-    tuned = plain_model(len(ours.data.findings)).eval().to(memory_format=torch.channels_last)
+def our_inference(size, folder, count, compiled=False):
+    """Images a second of `stages=[test]` as a user runs it."""
+    reuse_memory()
+    ours = Ours(size, folder, INFERENCE_BATCH)
+    if compiled:
+        ours.model.compile()
+    return lambda: ours.test(count)
 
-    def plain_loop():
+
+def plain_inference(size, folder, count):
+    """Images a second of a plain torchxrayvision loop: fp32, batch 8."""
+    images = torch.cat([image for image, _ in Ours(size, folder, INFERENCE_BATCH).batches("test", count)])
+    model = plain_model().eval()
+
+    def loop():
         with torch.no_grad():
             for start in range(0, len(images), INFERENCE_BATCH):
-                plain(images[start : start + INFERENCE_BATCH] * 2048 - 1024).sigmoid().numpy()
+                model(images[start : start + INFERENCE_BATCH] * 2048 - 1024).sigmoid().numpy()
 
-    def tuned_loop():
+    return lambda: rate(loop, len(images))
+
+
+def tuned_inference(size, folder, count):
+    """Images a second of a hand-tuned bare PyTorch loop: bf16 where the hardware has it, channels-last, no loading."""
+    ours = Ours(size, folder, INFERENCE_BATCH)
+    batches = ours.batches("test", count)[1:]
+    model = plain_model().eval().to(memory_format=torch.channels_last)
+
+    def loop():
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=ours.bfloat16):
-            for image, _ in batches[1:]:
-                tuned(image * 2048 - 1024).sigmoid().float().numpy()
+            for image, _ in batches:
+                model(image * 2048 - 1024).sigmoid().float().numpy()
 
-    return {
-        "mmpds": lambda: ours.test(count),
-        "plain": lambda: rate(plain_loop, len(images)),
-        "tuned": lambda: rate(tuned_loop, len(images) - INFERENCE_BATCH),
-    }
+    return lambda: rate(loop, len(batches) * INFERENCE_BATCH)
 
 
-def training(ours, count):
-    """Images a second of ours, a plain PyTorch loop (fp32, Adam) and a hand-tuned loop (bf16, channels-last, fused)."""
-    ours.data.batch_size = BATCH
-    batches = ours.batches("train", count, BATCH)
-    plain = plain_model(len(ours.data.findings)).train()
-    tuned = plain_model(len(ours.data.findings)).train().to(memory_format=torch.channels_last)
-    adam = torch.optim.AdamW(plain.parameters(), lr=1e-4)
-    fused = torch.optim.AdamW(tuned.parameters(), lr=1e-4, fused=True)
+def our_training(size, folder, count):
+    """Images a second of `stages=[fit]` as a user runs it."""
+    reuse_memory()
+    ours = Ours(size, folder, BATCH)
+    return lambda: ours.fit(count)["fit_items_per_s"]
 
-    def loop(model, optimizer, enabled):
-        for image, label in batches[1:]:
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+
+def training_loop(size, folder, count, tuned=False):
+    """Images a second of a PyTorch loop, plain (fp32, Adam) or tuned (bf16, channels-last, fused), no loading."""
+    ours = Ours(size, folder, BATCH)
+    batches = ours.batches("train", count)[1:]
+    model = plain_model().train()
+    if tuned:
+        model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=tuned)
+
+    def loop():
+        for image, label in batches:
+            with torch.autocast("cpu", torch.bfloat16, enabled=tuned and ours.bfloat16):
                 logit = model.classifier(model.features2(image * 4 - 2))
                 loss = F.binary_cross_entropy_with_logits(logit.float(), label)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
 
-    items = (count - 1) * BATCH
-    return {
-        "mmpds": lambda: ours.fit(count),
-        "plain": lambda: rate(lambda: loop(plain, adam, False), items),
-        "tuned": lambda: rate(lambda: loop(tuned, fused, ours.bfloat16), items),
-    }
+    return lambda: rate(loop, len(batches) * BATCH)
 
 
-def mpi(size, images, folder, rounds):
+def mpi(size, folder, rounds):
     """Inference from the command line: one thread, all threads, 2 MPI ranks, 2 independent processes at once."""
     command = [
-        sys.executable, "train.py", f"data.source.images={images}", f"data.size={size}",
+        sys.executable, "train.py", "data.source.images=1000", f"data.size={size}",
         f"data.cache_dir={folder}/cache", "data.fractions=[0.3,0.1,0.6]", "bootstrap=10", "callbacks=none",
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
@@ -218,7 +261,7 @@ def compared(rates):
     """Each ratio of PAIRS within one round: its median and spread over the rounds."""
     ratios = {}
     for name, (section, ours, other, target) in PAIRS.items():
-        if section in rates:
+        if {ours, other} <= set(rates.get(section, ())):
             each = [a / b for a, b in zip(rates[section][ours], rates[section][other], strict=True)]
             ratios[name] = {"median": statistics.median(each), "min": min(each), "max": max(each), "target": target}
     return ratios
@@ -248,15 +291,23 @@ def main():
     torch.set_num_threads(cores())
     rates, wait = {}, None
     with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(arguments.size, 800, folder)
+        ours = Ours(arguments.size, folder, BATCH)
         if arguments.only in (None, "inference"):
-            rates["inference"] = interleaved(inference(ours, 20), arguments.rounds)
+            builders = {"mmpds": our_inference, "plain": plain_inference, "tuned": tuned_inference}
+            if shutil.which("g++"):
+                builders["mmpds, compiled"] = partial(our_inference, compiled=True)
+            rates["inference"] = apart(builders, arguments.rounds, arguments.size, folder, 24)
         if arguments.only in (None, "training"):
-            rates["training"] = interleaved(training(ours, 5), arguments.rounds)
-            wait = statistics.median(ours.wait)
+            builders = {"mmpds": our_training, "plain": training_loop, "tuned": partial(training_loop, tuned=True)}
+            rates["training"] = apart(builders, arguments.rounds, arguments.size, folder, 7)
+            wait = statistics.median(ours.fit(7)["data_wait_fraction"] for _ in range(3))
         if arguments.only in (None, "mpi"):
-            rates["mpi"] = mpi(arguments.size, 400, folder, max(3, arguments.rounds - 2))
-    ratios, hardware = compared(rates), results.hardware([], cores())
+            rates["mpi"] = mpi(arguments.size, folder, arguments.rounds)
+    hardware, kept = results.hardware([], cores()), HERE / "results.json"
+    if arguments.only and kept.exists() and (old := json.loads(kept.read_text()))["hardware"] == hardware:
+        rates = old["images_per_s"] | rates  # a ratio never compares two sections
+        wait = old["data_wait_fraction"] if wait is None else wait
+    ratios = compared(rates)
     batches = f"batch {BATCH} in training and {INFERENCE_BATCH} in inference"
     title = f"DenseNet-121, {arguments.size} px, {batches}, {hardware['cpu']}, {hardware['cores']} cores"
     (heads, rows), (ratio_heads, ratio_rows) = tables(rates, ratios)
@@ -264,14 +315,14 @@ def main():
     table("Ratios, each of two turns of one round", ratio_heads, ratio_rows)
     if wait is not None:
         print(f"  share of training spent waiting for data, through the cache: {wait:.4f} (target: at most 0.05)")
-    if arguments.only is None:
+    if set(rates) == {"inference", "training", "mpi"}:
         text = (
             f"{title}.\n\n{markdown(heads, rows)}\n{markdown(ratio_heads, ratio_rows)}\n"
             f"Share of training spent waiting for data, through the cache: {wait:.4f} (target: at most 0.05).\n"
         )
         record = {"title": title, "hardware": hardware, "versions": results.versions(), "images_per_s": rates}
         record |= {"ratios": ratios, "data_wait_fraction": wait, "markdown": text}
-        results.write_text(HERE / "results.json", json.dumps(record, indent=2) + "\n")
+        results.write_text(kept, json.dumps(record, indent=2) + "\n")
         subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
     missed = [name for name, r in ratios.items() if r["target"] and r["median"] < r["target"]]
     if missed:

@@ -142,6 +142,12 @@ def flatten(result: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
+def inert(cell: Any) -> Any:
+    """A text that a spreadsheet would run as a formula (CWE-1236), quoted; whatever else, as it is."""
+    runs = isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r")
+    return f"'{cell}" if runs else cell
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}

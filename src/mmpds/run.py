@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from mmpds import results
 from mmpds.console import print_results, say
-from mmpds.world import World, adopt, cap_threads, threads
+from mmpds.world import World, adopt, cap_threads, reuse_memory, threads
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,6 +31,8 @@ def run(cfg: DictConfig, world: World) -> int:
     record = results.read(run_dir)
     record |= {"world_size": world.size, "threads_per_rank": threads(cfg, world.local_size)}
     code, record["status"] = 0, "finished"
+    if cfg.trainer.accelerator == "cpu":
+        reuse_memory()
     try:
         from mmpds.stages import Run  # from here on torch is loaded
 

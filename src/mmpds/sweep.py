@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from mmpds import launch, results
 from mmpds.check import Problem, config_problems
 from mmpds.console import print_problems, say, table
-from mmpds.launch import new_run_id
 from mmpds.world import World, adopt, ranks
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class Sweep:
             return None
         plain = [text for text in argv if not text.startswith(("resume_sweep=", "hydra.sweep.dir="))]
         given = next((text.partition("=")[2] for text in argv if text.startswith("hydra.sweep.dir=")), None)
-        folder = Path(given or Path("sweeps") / new_run_id())
+        folder = Path(given or Path("sweeps") / launch.new_run_id())
         if "resume_sweep=true" in [text.lower() for text in argv] and not given:
             wanted = cls(plain, folder)._text()
             same = [path.parent for path in Path("sweeps").glob(f"*/{OVERRIDES}") if path.read_text() == wanted]
@@ -140,10 +139,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        # a spreadsheet runs a cell that begins like a formula, as the name of a job `+key=value` does
-        writer.writerows(
-            {k: f"'{v}" if str(v)[:1] in "=+-@" and isinstance(v, str) else v for k, v in row.items()} for row in rows
-        )
+        writer.writerows({key: results.inert(value) for key, value in row.items()} for row in rows)
 
 
 def _figure(value: Any) -> str:

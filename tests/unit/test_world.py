@@ -60,3 +60,22 @@ def test_the_front_door_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+FAULTS = """
+import resource, numpy, mmpds.world
+{setting}
+for turn in range(20):
+    if turn == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    numpy.ones(8_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_used_again_without_asking_the_system():
+    def faults(setting):
+        code = [sys.executable, "-c", FAULTS.format(setting=setting)]
+        return int(subprocess.run(code, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("mmpds.world.reuse_memory()") * 20 < faults("")

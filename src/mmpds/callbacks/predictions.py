@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from mmpds.data.batch import PADDING
+from mmpds.results import inert
 
 
 class Predictions(Callback):
@@ -77,21 +78,15 @@ def prediction_table(
     """
     columns: dict[str, Any] = {
         "split": split,
-        "id": table["id"].map(_inert),
-        "group": table["group"].map(_inert),
+        "id": table["id"].astype(str).map(inert),
+        "group": table["group"].astype(str).map(inert),
     }
     for position, finding in enumerate(findings):
-        name = _inert(finding)
+        name = inert(finding)
         columns[f"{name} label"] = table.get(finding, np.nan)
         columns[f"{name} probability"] = prob[:, position]
         columns[f"{name} decision"] = decision[:, position].astype(int)
     return pd.DataFrame(columns)
-
-
-def _inert(cell: object) -> str:
-    # a spreadsheet runs a cell that begins like a formula (CWE-1236)
-    text = str(cell)
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -107,4 +102,4 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def rejected_table(rejected: pd.DataFrame) -> pd.DataFrame:
     """Rows of rejected.csv: id and reason."""
-    return rejected.map(_inert)
+    return rejected.map(inert)

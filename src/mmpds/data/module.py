@@ -37,11 +37,11 @@ class Images(Dataset[Batch]):
         return len(self.rows)
 
     def __getitem__(self, draw: Draw) -> Batch:
-        image = to_image(self.source.image(int(self.rows[draw.row]), self.size))
+        pixels = self.source.image(int(self.rows[draw.row]), self.size)
         if draw.seed is not None:
-            image = self.augment(image, draw.seed)
+            pixels = self.augment(pixels, draw.seed)
         index = PADDING if draw.padding else draw.row
-        return Batch(image=image, label=self.label[draw.row], index=torch.tensor(index))
+        return Batch(image=to_image(pixels), label=self.label[draw.row], index=torch.tensor(index))
 
 
 class ImageData(pl.LightningDataModule):

@@ -10,7 +10,7 @@ from mmpds.data.phantom import Phantom
 from mmpds.data.transforms import Augment, to_image
 
 AUGMENT = Augment()
-RADIOGRAPH = to_image(Phantom(images=1).image(0, 48))
+RADIOGRAPH = Phantom(images=1).image(0, 48)
 SEEDS = st.integers(0, 2**63 - 1)  # what the sampler draws
 
 
@@ -30,36 +30,35 @@ def test_equal_seeds_give_equal_images_and_leave_every_generator_alone(seed):
     assert np.array_equal(before[1], np.random.get_state()[1])
     torch.manual_seed(seed ^ 1)  # what others drew meanwhile makes no difference
     torch.rand(3)
-    assert torch.equal(once, Augment()(RADIOGRAPH, seed))
+    assert np.array_equal(once, Augment()(RADIOGRAPH, seed))
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=SEEDS)
 def test_another_seed_gives_another_image(seed):
-    assert not torch.equal(AUGMENT(RADIOGRAPH, seed), AUGMENT(RADIOGRAPH, seed ^ 1))
+    assert not np.array_equal(AUGMENT(RADIOGRAPH, seed), AUGMENT(RADIOGRAPH, seed ^ 1))
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=SEEDS, kind=st.sampled_from(["radiograph", "noise", "black", "white", "grey"]))
-def test_range_shape_and_the_original_are_kept(seed, kind):
+def test_shape_and_the_original_are_kept(seed, kind):
     images = {
-        "radiograph": RADIOGRAPH, "noise": torch.rand(1, 24, 40, generator=torch.Generator().manual_seed(0)),
-        "black": torch.zeros(1, 32, 32), "white": torch.ones(1, 32, 32), "grey": torch.full((1, 32, 32), 0.5),
+        "radiograph": RADIOGRAPH, "noise": np.random.default_rng(0).integers(0, 256, (24, 40), np.uint8),
+        "black": np.zeros((32, 32), np.uint8), "white": np.full((32, 32), 255, np.uint8),
+        "grey": np.full((32, 32), 128, np.uint8),
     }  # fmt: skip
-    original = images[kind].clone()
+    original = images[kind].copy()
     image = AUGMENT(images[kind], seed)
-    assert (image.dtype, image.shape) == (torch.float32, original.shape)
-    assert image.isfinite().all()
-    assert 0 <= image.min() <= image.max() <= 1
-    assert torch.equal(images[kind], original)
+    assert (image.dtype, image.shape) == (np.uint8, original.shape)
+    assert np.array_equal(images[kind], original)
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=SEEDS)
 def test_left_stays_left_and_top_stays_top(seed):
-    image = torch.zeros(1, 64, 64)
-    image[:, 8:20, 8:20] = 1
+    image = np.zeros((64, 64), np.uint8)
+    image[8:20, 8:20] = 255
     moved = AUGMENT(image, seed)
-    bright = (moved > (moved.min() + moved.max()) / 2).nonzero()
+    bright = np.argwhere(moved > (int(moved.min()) + int(moved.max())) / 2)
     assert len(bright) > 50
-    assert bright[:, 1:].max() < 32
+    assert bright.max() < 32

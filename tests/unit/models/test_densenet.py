@@ -54,6 +54,15 @@ def test_the_default_sizes_are_those_of_densenet121():
     assert sum(p.numel() for p in model.parameters()) == count - colours - classes + 1024 * 3 + 3
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_features_are_bit_for_bit_those_of_torchvision(training):
+    model, reference = DenseNet121(FINDINGS), densenet121(weights=None)
+    reference.features.conv0, reference.classifier = model.backbone.features.conv0, torch.nn.Identity()
+    reference.load_state_dict(model.backbone.state_dict())
+    image = torch.rand(2, 1, 48, 48)
+    assert torch.equal(model.backbone.train(training)(image), reference.train(training)(image))
+
+
 @pytest.mark.parametrize("side", [32, 45, 64])
 def test_one_logit_a_finding(side):
     logit = small()(torch.rand(2, 1, side, side))
