@@ -25,7 +25,7 @@ def real_data() -> Path:
 
 TINY = (
     "data.size=32", "data.batch_size=6", "data.source.images=60", "data.cache_dir=cache", "bootstrap=20",
-    "trainer.max_epochs=2",
+    "report=false", "trainer.max_epochs=2",
     "model.growth_rate=4", "model.block_config=[1,1,1,1]", "model.init_features=8", "trainer.precision=32-true",
 )  # fmt: skip
 """Overrides that shrink the demo to a second of work."""

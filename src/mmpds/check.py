@@ -13,16 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmpds.results import CONFIG
 from mmpds.world import World, gpus, ranks
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-STAGES = ("fit", "test", "predict")
+STAGES = ("fit", "test", "predict", "evaluate")
 REBALANCE = ("none", "balanced", "equal_normal")
 BAD_IMAGE = ("auto", "skip", "error")
 SPLIT = ("own", "official")
+ATTRIBUTES = ("sex", "age_band", "view")
 CLASS_WEIGHTS = ("none", "balanced")
+CALIBRATIONS = ("none", "temperature", "isotonic")
+HEAT_MAPS = ("gradcam", "gradcam++", "hirescam", "layercam")
+LOSSES = ("bce", "focal")
 RULES = (
     "fixed",
     "paper",
@@ -144,14 +149,18 @@ def config_problems(cfg: DictConfig, world: World) -> list[Problem]:
     faults = _type_problems(cfg)
     wrong = {fault.key for fault in faults}  # what could not be counted with
     launched = world.launcher != "none"
-    size = world.size if launched else 1 if {"ranks", "data.batch_size"} & wrong else ranks(cfg)
-    found = [*faults, *_data_problems(cfg), *_model_problems(cfg)]
+    alone = {"ranks", "data.batch_size"} & wrong or "batch_size" not in cfg.data
+    size = world.size if launched else 1 if alone else ranks(cfg)
+    found = [*faults, *_model_problems(cfg)]
+    if "evaluate" in cfg.stages or "predictions" in set(cfg.data):  # `in cfg.data` is false of ???
+        return [*found, *_evaluation_problems(cfg, size)]
+    found += _data_problems(cfg)
     if world.launcher == "torchrun" and not cfg.run_dir and os.environ.get("TORCHELASTIC_RUN_ID", "none") == "none":
         found.append(
             Problem("run_dir", None, "torchrun gave its ranks no name to share; give run_dir=PATH, or --rdzv-id=NAME")
         )
     if "stages" not in wrong:
-        found += _stage_problems(cfg)
+        found += [*_stage_problems(cfg), *_start_problems(cfg)]
     if "ranks" not in wrong:
         found += _trainer_problems(cfg, size, launched)
     if not {"ranks", "data.batch_size"} & wrong and (batch := cfg.data.batch_size) % size:
@@ -172,14 +181,14 @@ def _type_problems(cfg: DictConfig) -> list[Problem]:
         found.append(Problem("ranks", cfg.ranks, "give a whole number above zero, or auto"))
     if not isinstance(cfg.bootstrap, int) or cfg.bootstrap < 0:
         found.append(Problem("bootstrap", cfg.bootstrap, "give a whole number; 0 for no intervals"))
-    sizes = {f"data.{key}": cfg.data[key] for key in ("size", "batch_size")}
+    sizes = {f"data.{key}": cfg.data[key] for key in ("size", "batch_size") if key in cfg.data}
     found += [
         Problem(key, value, "give a whole number above zero")
         for key, value in sizes.items()
         if not isinstance(value, int) or value < 1
     ]
-    shares = cfg.data.fractions
-    if (
+    shares = cfg.data.get("fractions")
+    if "fractions" in cfg.data and (
         not isinstance(shares, ListConfig) or len(shares) != 3
         or not all(isinstance(share, int | float) and share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6
     ):  # fmt: skip
@@ -200,6 +209,10 @@ def _stage_problems(cfg: DictConfig) -> list[Problem]:
     found += _exists("checkpoint", cfg.checkpoint, "checkpoint")
     if cfg.init_from not in (None, "imagenet") and not str(cfg.init_from).startswith("densenet121-res224-"):
         found += _exists("init_from", cfg.init_from, "file, and no name such as imagenet or densenet121-res224-all")
+    spared = cfg.model.get("freeze_epochs", 0) or cfg.model.get("backbone_learning_rate_factor", 1) != 1
+    if "fit" in cfg.stages and spared and not cfg.init_from and cfg.resume in (None, "auto"):
+        cure = "a backbone that is frozen or slow must know something: give FILE.ckpt, or a name such as imagenet"
+        found.append(Problem("init_from", None, cure))
     if "fit" in cfg.stages and cfg.checkpoint:
         found.append(
             Problem(
@@ -224,6 +237,64 @@ def _stage_problems(cfg: DictConfig) -> list[Problem]:
     return found
 
 
+def _evaluation_problems(cfg: DictConfig, size: int) -> list[Problem]:
+    """What keeps predictions that exist already from being evaluated."""
+    from omegaconf import OmegaConf
+
+    found, data = [], cfg.data
+    if list(cfg.stages) != ["evaluate"]:
+        cure = "evaluate stands alone, and predictions of a file have no images to fit or test: give stages=[evaluate]"
+        found.append(Problem("stages", cfg.stages, cure))
+    if "predictions" not in set(data):
+        found.append(Problem("data", "", "stages has evaluate: give data=predictions data.predictions=FILE"))
+    else:
+        if OmegaConf.is_missing(data, "predictions") or data.predictions is None:
+            cure = "give a run's predictions.csv, or a CSV of ids and probabilities: data.predictions=FILE"
+            found.append(Problem("data.predictions", "???", cure))
+        else:
+            found += _file("data.predictions", data.predictions)
+        found += _file("data.labels", data.labels)
+        if not isinstance(share := data.fit_fraction, float) or not 0 < share < 1:
+            found.append(Problem("data.fit_fraction", share, "give a share above 0 and below 1"))
+    for key in ("checkpoint", "init_from", "resume"):
+        if cfg[key] is not None:
+            found.append(Problem(key, cfg[key], "evaluate has no model: leave it out"))
+    if "wandb" in cfg.logger:
+        found.append(Problem("logger", "wandb", "evaluate logs nothing but results.json: leave it out"))
+    if cfg.trainer.launcher != "none" or size > 1:
+        found.append(Problem("trainer", cfg.trainer.launcher, "evaluate is one process: use trainer=cpu"))
+    return found + _thread_problems(cfg)
+
+
+def _file(key: str, value: Any) -> list[Problem]:
+    if value is None or Path(str(value)).is_file():
+        return []
+    return [Problem(key, value, f"no such file; give the path of one that exists (this is {Path.cwd()})")]
+
+
+def _start_problems(cfg: DictConfig) -> list[Problem]:
+    """Whether weights that training starts from have seen what it would be tested on."""
+    from omegaconf import OmegaConf
+
+    config = Path(str(cfg.init_from)).parent.parent / CONFIG
+    if "fit" not in cfg.stages or not cfg.init_from or not config.is_file():
+        return []
+    before: Any = OmegaConf.to_container(OmegaConf.load(config)).get("data", {})  # type: ignore[union-attr]
+    now: Any = OmegaConf.to_container(cfg.data, resolve=True)
+    roots = [str(Path(str(data.get("root"))).resolve()) for data in (before, now)]
+    if roots[0] != roots[1] or before.get("source") != now.get("source"):
+        return []  # other images
+    return [
+        Problem(
+            f"data.{key}",
+            now.get(key),
+            f"init_from was trained with {before[key]}: else it would be tested on patients that it knows",
+        )
+        for key in ("split", "split_seed", "fractions")
+        if key in before and before[key] != now.get(key)
+    ]
+
+
 def _data_problems(cfg: DictConfig) -> list[Problem]:
     from omegaconf import OmegaConf
 
@@ -239,6 +310,15 @@ def _data_problems(cfg: DictConfig) -> list[Problem]:
     for key, known in (("rebalance", REBALANCE), ("on_bad_image", BAD_IMAGE), ("split", SPLIT)):
         if data.get(key, known[0]) not in known:
             found.append(Problem(f"data.{key}", data[key], nearest(str(data[key]), known)))
+    by = data.get("rebalance_by") or []
+    if isinstance(by, str):
+        found.append(Problem("data.rebalance_by", by, f"give a list: data.rebalance_by=[{by}]"))
+    else:
+        found += [
+            Problem("data.rebalance_by", name, f"no such attribute; {nearest(str(name), ATTRIBUTES)}")
+            for name in by
+            if name not in ATTRIBUTES
+        ]
     if isinstance(data.size, int) and 0 < data.size < 32:
         found.append(Problem("data.size", data.size, "DenseNet halves the image five times: give 32 or more"))
     return found
@@ -247,10 +327,28 @@ def _data_problems(cfg: DictConfig) -> list[Problem]:
 def _model_problems(cfg: DictConfig) -> list[Problem]:
     rule = cfg.model.get("threshold", {}).get("rule", "f1")
     found = []
+    if (method := cfg.model.get("calibration", "none")) not in CALIBRATIONS:
+        found.append(Problem("model.calibration", method, nearest(str(method), CALIBRATIONS)))
+    if (by := cfg.model.get("threshold_by")) not in (None, *ATTRIBUTES):
+        found.append(Problem("model.threshold_by", by, f"no such attribute; {nearest(str(by), ATTRIBUTES)}"))
+    elif by and rule in ("fixed", "class_specific"):
+        found.append(Problem("model.threshold_by", by, f"rule {rule} states its thresholds; choose a rule that fits"))
+    method = ((cfg.callbacks or {}).get("gradcam") or {}).get("method", "gradcam")
+    if method not in HEAT_MAPS:
+        found.append(Problem("callbacks.gradcam.method", method, nearest(str(method), HEAT_MAPS)))
+    if "_target_" not in cfg.model and "evaluate" not in cfg.stages:
+        found.append(Problem("model", "none", "no model to fit or test; give model=densenet121, or stages=[evaluate]"))
     if rule not in RULES:
         found.append(Problem("model.threshold.rule", rule, f"no such rule; {nearest(str(rule), RULES)}"))
     if (weights := cfg.model.get("class_weights", "none")) not in CLASS_WEIGHTS:
         found.append(Problem("model.class_weights", weights, nearest(str(weights), CLASS_WEIGHTS)))
+    if (loss := cfg.model.get("loss", "bce")) not in LOSSES:
+        found.append(Problem("model.loss", loss, nearest(str(loss), LOSSES)))
+    if not isinstance(epochs := cfg.model.get("freeze_epochs", 0), int) or epochs < 0:
+        found.append(Problem("model.freeze_epochs", epochs, "give a whole number; 0 to train all from the start"))
+    factor = cfg.model.get(key := "backbone_learning_rate_factor", 1.0)
+    if not isinstance(factor, int | float) or not factor > 0:
+        found.append(Problem(f"model.{key}", factor, "give a number above zero; model.freeze_epochs keeps it still"))
     return found
 
 
@@ -283,8 +381,14 @@ def _trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Probl
         product = f"devices x num_nodes = {devices} x {nodes} = {devices * nodes}"
         cure = f"{product}, but there are {world} ranks; leave both out"
         found.append(Problem("trainer.devices", devices, cure))
-    if trainer.threads != "auto" and (not isinstance(trainer.threads, int) or trainer.threads < 1):
-        found.append(Problem("trainer.threads", trainer.threads, "give a whole number above zero, or auto"))
+    found += _thread_problems(cfg)
     if cfg.mpirun != "auto" and trainer.launcher == "mpi":
         found += _exists("mpirun", cfg.mpirun, "program")
     return found
+
+
+def _thread_problems(cfg: DictConfig) -> list[Problem]:
+    threads = cfg.trainer.threads
+    if threads == "auto" or (isinstance(threads, int) and threads > 0):
+        return []
+    return [Problem("trainer.threads", threads, "give a whole number above zero, or auto")]

@@ -88,7 +88,16 @@ STAGES = {
     "fit_s": "fit",
     "test_s": "test",
     "predict_s": "predict",
+    "evaluate_s": "evaluate",
 }
+POINTS = {
+    "precision": "precision",
+    "recall": "recall",
+    "specificity": "specificity",
+    "f1": "F1",
+    "false_positive_rate/No Finding": "normal flagged",
+}
+"""What is shown of each operating point."""
 
 
 def print_results(result: Mapping[str, Any], run_dir: Path) -> None:
@@ -110,10 +119,36 @@ def print_results(result: Mapping[str, Any], run_dir: Path) -> None:
         table(title, ["finding", "n+", *SHOWN.values()], rows)
     if (false := figure(result, "test/false_positive_rate/No Finding", " in ")) != MISSING:
         say_out(f"  normal images flagged for any finding: {false}")
-    for warning in result.get("warnings", []):
-        say_out(f"  ! {warning}")
+    if points := [row for row in result.get("operating_points", []) if row["finding"] == "macro"]:
+        title = f"Threshold rules fitted on {counts['fit/items']:,} images of {counts['fit/groups']:,} other patients"
+        title += "; means over the findings, and normal images flagged for any"
+        rows = [
+            [row["rule"], *(ranged(row.get(name), row.get(f"{name}_interval")) for name in POINTS)] for row in points
+        ]
+        table(title, ["rule", *POINTS.values()], rows)
+    for remark in remarks(result):
+        say_out(f"  ! {remark}")
     say_out(f"  {place(result)}: " + " · ".join(spent(result)))
     say_out(f"  {run_dir}")
+    if (run_dir / "report.html").exists():
+        say_out(f"  {run_dir / 'report.html'}")
+
+
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before any figure: diagnoses with their cures, unfair gaps, warnings."""
+    said = [
+        f"{found['finding'] + ': ' if found['finding'] else ''}{found['evidence']} {found['cure']}"
+        for found in result.get("diagnosis", [])
+    ]
+    if gaps := [gap for gap in result.get("fairness", {}).get("gaps", []) if gap["found"]]:
+        widest = max(gaps, key=lambda gap: abs(gap["gap"]))
+        said.append(
+            f"groups of patients differ in {len(gaps)} way{'s' * (len(gaps) > 1)}; the widest: {widest['metric']} of "
+            f"{widest['finding']}, "
+            f"{widest['attribute'].replace('_', ' ')} {widest['worst_group']} worse than {widest['best_group']} by "
+            f"{abs(widest['gap']):.2f}"
+        )
+    return said + list(result.get("warnings", []))
 
 
 MISSING = "–"
@@ -121,10 +156,14 @@ MISSING = "–"
 
 def figure(result: Mapping[str, Any], name: str, between: str = "\n", digits: int = 3) -> str:
     """A metric and, after `between`, its interval; a dash where it is undefined."""
-    value = result.get("metrics", {}).get(name)
+    return ranged(result.get("metrics", {}).get(name), result.get("intervals", {}).get(name), between, digits)
+
+
+def ranged(value: float | None, interval: Sequence[float] | None, between: str = "\n", digits: int = 3) -> str:
+    """A value and, after `between`, its interval; a dash where it is undefined."""
     if value is None:
         return MISSING
-    low, high = result.get("intervals", {}).get(name) or (None, None)
+    low, high = interval or (None, None)
     return f"{value:.{digits}f}" + (f"{between}{low:.{digits}f}–{high:.{digits}f}" if low is not None else "")
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
@@ -49,7 +50,7 @@ def save_config(cfg: DictConfig, run_dir: Path, command: list[str], started: flo
             "run_id": run_dir.name,
             "status": "interrupted",
             "error": None,
-            "command": " ".join(["python", "train.py", *command]),
+            "command": shlex.join(["python", "train.py", *command]),
             "overrides": overrides,
             "started": started,
             "git_commit": git_commit(),

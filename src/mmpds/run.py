@@ -34,9 +34,15 @@ def run(cfg: DictConfig, world: World) -> int:
     if cfg.trainer.accelerator == "cpu":
         reuse_memory()
     try:
-        from mmpds.stages import Run  # from here on torch is loaded
+        started = record.get("started", time.time())
+        if "evaluate" in cfg.stages:
+            from mmpds.evaluation import evaluate_stored
 
-        record |= Run(cfg, world, record.get("started", time.time())).stages()
+            record |= evaluate_stored(cfg, started)
+        else:
+            from mmpds.stages import Run  # from here on torch is loaded
+
+            record |= Run(cfg, world, started).stages()
     except BaseException as error:  # Lightning turns interruptions into exceptions of many kinds
         # on Ctrl-C Lightning exits; its SIGTERMException is an exit too, and its own cause
         cause = error.__context__ if type(error) is SystemExit else error
@@ -51,6 +57,8 @@ def run(cfg: DictConfig, world: World) -> int:
             results.write(run_dir, record)
         except OSError as error:
             code, record["status"], record["error"] = 1, "failed", record["error"] or describe(error)
+        if cfg.report:
+            _report(run_dir)
         if code == 0:
             print_results(record, run_dir)
     if "mmpds.tracking" in sys.modules:
@@ -61,6 +69,16 @@ def run(cfg: DictConfig, world: World) -> int:
     if world.size > 1:
         _leave(code)
     return code
+
+
+def _report(run_dir: Path) -> None:
+    """Write report.html; whatever keeps it from being written is no reason to lose the run."""
+    try:
+        from mmpds import report
+
+        report.write(run_dir)
+    except Exception as error:
+        say(f"mmpds: no report: {describe(error)}")
 
 
 def _leave(code: int) -> None:

@@ -11,9 +11,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pandas as pd
 import torch
 from hydra.utils import get_class, instantiate
@@ -24,15 +26,14 @@ from mmpds import results, tracking
 from mmpds.callbacks import energy, timing
 from mmpds.callbacks.predictions import prediction_table, rejected_table, write_table
 from mmpds.callbacks.resume import AtomicCheckpointIO
-from mmpds.metrics.collapse import collapse
-from mmpds.metrics.intervals import evaluate
+from mmpds.evaluation import Sections, add, judge
 from mmpds.metrics.thresholds import GIVEN
 from mmpds.world import World, cores, threads
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from mmpds.data.module import ImageData, Images
+    from mmpds.data.module import ImageData
 
 OURS = ("launcher", "threads", "channels_last", "compile")
 """Keys of the trainer group that are not arguments of lightning.pytorch.Trainer."""
@@ -129,22 +130,26 @@ class Run:
     def stages(self) -> dict[str, Any]:
         """Run the stages of the configuration; returns their part of results.json (complete on rank 0 only)."""
         cfg, trainer, tables = self.cfg, self.trainer, []
-        found: dict[str, Any] = {"metrics": {}, "intervals": {}, "counts": {}, "warnings": []}
+        found: Sections = {"metrics": {}, "intervals": {}, "counts": {}, "warnings": []}
         weights: str | None = None  # those the model has now
         if "fit" in cfg.stages:
             trainer.fit(self.model, self.data, ckpt_path=self._resume_path(), weights_only=True)
             weights = getattr(self.callbacks.get("best"), "best_model_path", None) or None
-        if "fit" in cfg.stages or not self.model.threshold.fitted:
+        if "fit" in cfg.stages or not (self.model.threshold.fitted and self.model.calibration.fitted):
             # the best weights are not the last; pretrained ones have no thresholds yet
             trainer.validate(self.model, self.data, ckpt_path=weights, weights_only=True, verbose=False)
             found["metrics"] |= {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+            if self.callbacks["predictions"].prob is not None:
+                tables.append(self._predicted("val")[-1])
         if "test" in cfg.stages:
             trainer.test(self.model, self.data, verbose=False)
+            prob, decision, rows = self._predicted("test")
+            tables.append(rows)
             if self.world.rank == 0:
-                tables.append(self._judge(self.data.images["test"], found))
+                self._judge(prob, decision, found)
         if "predict" in cfg.stages:
             trainer.predict(self.model, self.data, return_predictions=False)
-            tables.append(self._predicted("predict", self.data.images["predict"]))
+            tables.append(self._predicted("predict")[-1])
         costs = self._costs()
         if self.world.rank == 0:
             self._keep(tables, found)
@@ -168,31 +173,39 @@ class Run:
                 torch.load(path, map_location="meta", weights_only=True)
         return str(path) if path else None
 
-    def _predicted(self, split: str, images: Images) -> pd.DataFrame:
-        """Rows of predictions.csv."""
+    def _predicted(self, split: str) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+        """Probabilities and decisions, [N, C], of the split that a stage has just seen; and its predictions.csv."""
         prob = self.callbacks["predictions"].prob
+        if split == "val":  # the calibration was fitted on these, after they were predicted
+            prob = self.model.calibration.calibrate(torch.from_numpy(prob)).numpy()
         decision = self.model.threshold.decide(torch.from_numpy(prob)).numpy()
-        return prediction_table(split, images.table, self.model.findings, prob, decision)
+        return (
+            prob,
+            decision,
+            prediction_table(split, self.data.images[split].table, self.model.findings, prob, decision),
+        )
 
-    def _judge(self, images: Images, found: dict[str, Any]) -> pd.DataFrame:
-        """Add the test split's metrics with intervals to `found`; returns its rows of predictions.csv."""
-        findings, threshold = self.model.findings, self.model.threshold
-        prob, label = self.callbacks["predictions"].prob, images.label.numpy()
-        judged = evaluate(
-            prob, label, threshold.value.cpu().numpy(), findings, group=images.table["group"].to_numpy(),
-            normal=images.table["normal"].to_numpy(dtype=bool), replicates=self.cfg.bootstrap, seed=self.cfg.seed,
-        )  # fmt: skip
-        for section in ("metrics", "intervals", "counts"):
-            found[section] |= {f"test/{name}": value for name, value in getattr(judged, section).items()}
-        if self.cfg.checkpoint and (asked := self.cfg.model.threshold.rule) != threshold.rule:
+    def _judge(self, prob: np.ndarray, decision: np.ndarray, found: Sections) -> None:
+        """Add the judgement of the test split to `found`."""
+        cfg, threshold, images = self.cfg, self.model.threshold, self.data.images["test"]
+        if cfg.checkpoint and (asked := cfg.model.threshold.rule) != threshold.rule:
             why = "there was nothing to fit it on"
             found["warnings"].append(
                 f"model.threshold.rule={asked} not applied: {why}; these are the checkpoint's, of rule {threshold.rule}"
             )
-        decision = threshold.decide(torch.from_numpy(prob)).numpy()
-        found["warnings"] += [f"{finding}: {why}" for finding, why in threshold.unfit.items()]
-        found["warnings"] += [*judged.warnings, *collapse(prob, decision, label, findings)]
-        return self._predicted("test", images)
+        label, findings = images.label.numpy(), self.model.findings
+        add(found, judge(
+            prob, label, decision, images.table, threshold, findings, replicates=cfg.bootstrap, seed=cfg.seed,
+            input_range=self.callbacks["input_range"].summary() if "input_range" in self.callbacks else None,
+            leaked=self.data.leaked,
+        ))  # fmt: skip
+        if "gradcam" in self.callbacks:
+            looked = self.callbacks["gradcam"].summary()
+            for section in ("metrics", "intervals", "counts"):
+                found[section] |= {f"test/{name}": value for name, value in looked[section].items()}
+            found["warnings"] += looked["warnings"]
+        found["calibration"] = {"method": self.model.calibration.method}
+        found["warnings"] += [f"{finding}: {why}" for finding, why in self.model.calibration.unfit.items()]
 
     def _keep(self, tables: list[pd.DataFrame], found: dict[str, Any]) -> None:
         """Write predictions.csv and rejected.csv; add what the data has to say to `found`."""
@@ -252,7 +265,10 @@ def _reading(key: str, path: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{key}={path} cannot be read: is it a whole checkpoint of this model? ({error})") from error
+        text = str(error)
+        if isinstance(error, UnpicklingError):
+            text = "no checkpoint of PyTorch"  # its own text advises to trust the file
+        raise ValueError(f"{key}={path} cannot be read: is it a whole checkpoint of this model? ({text})") from error
 
 
 def has_bfloat16(accelerator: str) -> bool:

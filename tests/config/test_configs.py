@@ -50,10 +50,13 @@ def test_every_choice_composes_and_introduces_itself(group, name):
 def test_every_experiment_goes_with_every_trainer(experiment, trainer):
     cfg = composed(f"experiment={experiment}", f"trainer={trainer}")
     assert cfg.name == experiment
-    assert get_class(cfg.model._target_)
+    assert "evaluate" in cfg.stages or get_class(cfg.model._target_)
     keys = {problem.key for problem in check.config_problems(cfg, World())}
     # without a GPU and without data on this machine, that is all that may be wrong
-    assert keys <= {"data.root", "trainer", "ranks"}
+    assert keys <= {"data.root", "data.predictions", "init_from", "trainer", "ranks"}
+
+
+EVALUATE = ("experiment=evaluate_predictions", f"data.predictions={__file__}")
 
 
 @pytest.mark.parametrize(
@@ -79,11 +82,28 @@ def test_every_experiment_goes_with_every_trainer(experiment, trainer):
         (["data.fractions=[0.5,0.5,0.5]"], "data.fractions", "add up to 1"),
         (["data.size=8"], "data.size", "32 or more"),
         (["trainer.threads=0"], "trainer.threads", "above zero"),
+        (["experiment=evaluate_predictions"], "data.predictions", "data.predictions=FILE"),
+        ([*EVALUATE, "data.predictions=/nowhere.csv"], "data.predictions", "no such file"),
+        ([*EVALUATE, "data.predictions=/"], "data.predictions", "no such file"),
+        ([*EVALUATE, "data.labels=/nowhere.csv"], "data.labels", "no such file"),
+        ([*EVALUATE, "data.fit_fraction=1"], "data.fit_fraction", "below 1"),
+        ([*EVALUATE, "stages=[evaluate,test]"], "stages", "give stages=[evaluate]"),
+        ([*EVALUATE, "stages=[test]"], "stages", "give stages=[evaluate]"),
+        ([*EVALUATE, "checkpoint=best.ckpt"], "checkpoint", "leave it out"),
+        ([*EVALUATE, "model.threshold.rule=yuden"], "model.threshold.rule", "did you mean youden?"),
+        ([*EVALUATE, "trainer=mpi_cpu"], "trainer", "use trainer=cpu"),
+        ([*EVALUATE, "trainer.threads=0"], "trainer.threads", "above zero"),
+        (["experiment=demo", "stages=[evaluate]"], "data", "data=predictions"),
+        (["model=none"], "model", "model=densenet121"),
     ],
 )
 def test_problems_name_the_key_and_the_cure(overrides, key, cure):
     problems = check.config_problems(composed(*overrides), World())
     assert [cure in problem.cure for problem in problems if problem.key == key] == [True]
+
+
+def test_predictions_in_a_file_are_all_that_their_evaluation_needs():
+    assert check.config_problems(composed(*EVALUATE), World()) == []
 
 
 def test_a_gpu_trainer_without_a_gpu_is_refused(monkeypatch):
@@ -151,3 +171,26 @@ def test_printing_the_configuration_is_quick():
     assert done.returncode == 0
     assert "max_epochs: 5" in done.stdout
     assert seconds < 1.5
+
+
+def test_choices_are_those_of_the_libraries():
+    from mmpds.callbacks import heat_maps
+    from mmpds.metrics import calibration
+
+    assert check.CALIBRATIONS == calibration.METHODS
+    assert tuple(heat_maps.METHODS) == check.HEAT_MAPS
+
+
+def test_weights_that_saw_another_split_are_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(composed("experiment=demo"), resolve=False))
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+
+    def wrong(*overrides):
+        cfg = composed("experiment=demo", f"init_from={checkpoint}", *overrides)
+        return [problem.key for problem in check.config_problems(cfg, World())]
+
+    assert wrong() == []
+    assert wrong("data.split_seed=7") == ["data.split_seed"]
+    assert wrong("data.split_seed=7", "data.source.seed=3") == []

@@ -102,6 +102,22 @@ def test_another_data_set_is_tested_with_the_checkpoints_findings(tested):
     assert used == pytest.approx(state["threshold.value"].tolist())
 
 
+def test_a_runs_own_predictions_are_judged_again_as_the_run_judged_them(place):
+    before, rows = read(place / "trained"), table(place, "trained")
+    assert rows["split"].drop_duplicates().tolist() == ["val", "test"]
+    run(place, "experiment=evaluate_predictions", "data.predictions=trained/predictions.csv", "bootstrap=20",
+        "run_dir=again")  # fmt: skip
+    after = read(place / "again")
+    assert after["threshold"] == before["threshold"], "fitted on the validation rows, as in the run"
+    for section in ("metrics", "intervals", "counts"):
+        same = {name: value for name, value in before[section].items() if name.startswith("test/")}
+        assert same.keys() == {name for name in after[section] if name.startswith("test/")}
+        for name, value in same.items():
+            assert after[section][name] == pytest.approx(value, abs=1e-6), name
+    names = [f"{finding} {what}" for finding in FINDINGS for what in ("label", "probability", "decision")]
+    pd.testing.assert_frame_equal(table(place, "again")[names], rows[names])
+
+
 def test_only_what_a_run_made_is_in_its_folder(tested):
     assert not (tested / "tested" / "checkpoints").exists()
     assert read(tested / "tested")["timing"]["fit_s"] is None
@@ -210,7 +226,7 @@ def test_pretrained_weights_are_given_thresholds_before_a_test(place):
 def test_pretrained_weights_are_given_thresholds_before_a_prediction(place):
     init = "init_from=trained/checkpoints/best.ckpt"
     run(place, *DEMO, "stages=[predict]", init, "data.predict_root=plain", "run_dir=guessed")
-    assert len(table(place, "guessed")) == 9
+    assert table(place, "guessed")["split"].value_counts()["predict"] == 9
 
 
 def test_training_starts_from_the_weights_it_is_given(place):

@@ -34,14 +34,16 @@ def splits(place, name):
 def check(place, name, findings):
     """What holds of every finished run; returns its splits and its predictions."""
     result, tables = read(place / name), splits(place, name)
-    rows = pd.read_csv(place / name / "predictions.csv", dtype={"group": str})
+    every = pd.read_csv(place / name / "predictions.csv", dtype={"group": str})
+    validated = every[every["split"] == "val"]
+    assert validated["id"].tolist() in (tables["val"]["id"].tolist(), []), "of whole validations"
+    rows = every[every["split"] == "test"]
     assert result["status"] == "finished"
     assert tables.keys() == {"train", "val", "test"}
     groups = [group for table in tables.values() for group in table["group"].unique()]
     assert len(groups) == len(set(groups)), "a patient is in two splits"
     assert rows["id"].tolist() == tables["test"]["id"].tolist()
     assert rows["group"].tolist() == tables["test"]["group"].tolist()
-    assert (rows["split"] == "test").all()
     assert result["counts"]["test/items"] == len(rows)
     assert result["counts"]["test/groups"] == rows["group"].nunique()
     for finding in findings:
@@ -60,6 +62,7 @@ def test_nih_pneumonia_and_infiltration(place, real_data, split):
     root = f"data.root={real_data / 'nih_chest_xray14'}"
     run(place, *SMALL, "experiment=nih_pneumonia_infiltration", root, f"data.split={split}", f"run_dir={split}")
     tables, rows = check(place, split, NIH)
+    assert set(pd.read_csv(place / split / "predictions.csv")["split"]) == {"val", "test"}
     every = pd.concat(tables.values())
     assert len(every) == every["id"].nunique() == 621
     assert (every["id"].str[:8].astype(int) == every["group"].astype(int)).all(), "the file's name says the patient"

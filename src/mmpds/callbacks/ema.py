@@ -28,9 +28,15 @@ class EMA(EMAWeightAveraging):
         if trainer.state.fn == "fit":
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Swap the average in, within a fit only: a checkpoint validated after it has its own weights in place."""
+        if trainer.state.fn == "fit":
+            super().on_validation_epoch_start(trainer, pl_module)
+
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Too early to swap back: the model fits its thresholds next."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Swap the training weights back."""
-        super().on_validation_epoch_end(trainer, pl_module)
+        if trainer.state.fn == "fit":
+            super().on_validation_epoch_end(trainer, pl_module)

@@ -14,14 +14,15 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from mmpds.data.batch import PADDING
+from mmpds.data.predictions import LABEL, PROBABILITY
 from mmpds.results import inert
 
 
 class Predictions(Callback):
-    """Collects each item's probabilities while testing or predicting.
+    """Collects each item's probabilities while testing, predicting, or validating outside of a fit.
 
     After the stage, `prob` holds those of all ranks on every rank: float32 [N, C] in the order of the split's
-    table, every row once.
+    table, every row once. It is None after a validation of a part of its items (`limit_val_batches`).
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,13 @@ class Predictions(Callback):
         self.prob = np.empty_like(prob)
         self.prob[index] = prob
 
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Keep a validation batch's outputs; within a fit they are of weights that are no result yet."""
+        if _of_result(trainer):
+            self._collect(outputs)
+
     def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         """Keep a test batch's outputs: `prob` float32 [B, C] and `index` int64 [B]."""
         self._collect(outputs)
@@ -54,6 +62,11 @@ class Predictions(Callback):
     def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         """Keep a prediction batch's outputs."""
         self._collect(outputs)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather all ranks' outputs."""
+        if _of_result(trainer):
+            self._gather(trainer)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather all ranks' outputs."""
@@ -64,10 +77,18 @@ class Predictions(Callback):
         self._gather(trainer)
 
 
+def _of_result(trainer: pl.Trainer) -> bool:
+    whole = sum(trainer.num_val_batches) == len(trainer.val_dataloaders or ())
+    return trainer.state.fn == "validate" and whole
+
+
 def prediction_table(
     split: str, table: pd.DataFrame, findings: Sequence[str], prob: np.ndarray, decision: np.ndarray
 ) -> pd.DataFrame:
-    """Rows of predictions.csv: split, id, group, then each finding's label, probability and decision.
+    """Rows of predictions.csv.
+
+    Columns: split, id, group; sex, age, view and normal (1 or 0; blank where no finding is labelled) where the
+    table knows them; then each finding's label, probability and decision.
 
     Args:
         split: the name of the split.
@@ -81,10 +102,14 @@ def prediction_table(
         "id": table["id"].astype(str).map(inert),
         "group": table["group"].astype(str).map(inert),
     }
+    columns |= {name: table[name].map(inert) for name in ("sex", "age", "view") if name in table}
+    if "normal" in table:
+        labelled = table.reindex(columns=list(findings)).notna().any(axis=1)
+        columns["normal"] = table["normal"].astype("Int64").where(labelled)
     for position, finding in enumerate(findings):
         name = inert(finding)
-        columns[f"{name} label"] = table.get(finding, np.nan)
-        columns[f"{name} probability"] = prob[:, position]
+        columns[f"{name}{LABEL}"] = table.get(finding, np.nan)
+        columns[f"{name}{PROBABILITY}"] = prob[:, position]
         columns[f"{name} decision"] = decision[:, position].astype(int)
     return pd.DataFrame(columns)
 
@@ -93,8 +118,9 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a CSV in one step, as RFC 4180 has it; texts must be inert already, or hold no file names."""
     temporary = path.with_name(f".{path.name}.part")
     try:
+        # nine digits are every bit of a float32: what is read back is judged the same;
         # with bare newlines pandas would not quote a carriage return, and a cell could begin a row of its own
-        table.to_csv(temporary, index=False, float_format="%.7g", lineterminator="\r\n")
+        table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\r\n")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -38,6 +38,9 @@ class Source(Protocol):
         and, where known: `sex` ("M"/"F"), `age` (years, float), `view` ("PA"/"AP"), `caption` (str),
         `split` ("train"/"val"/"test", the official one), `path` (str, relative to the root).
     findings: the names of the label columns, in the order models see them.
+
+    Where a source knows where findings are, it also has `boxes`: a table of `id`, `finding`, and `x, y, w, h` of left
+    edge, top edge, width and height as fractions of the image.
     """
 
     table: pd.DataFrame

@@ -93,6 +93,11 @@ class Rows:
         self.table = source.table.iloc[rows].reset_index(drop=True)
         self.findings = source.findings
 
+    @property
+    def boxes(self) -> pd.DataFrame | None:
+        """The source's boxes, by id; None where it has none."""
+        return getattr(self.source, "boxes", None)
+
     def image(self, row: int, size: int) -> np.ndarray:
         """See `Source.image`."""
         return self.source.image(int(self.rows[row]), size)
@@ -126,6 +131,11 @@ class CachedSource:
     def __reduce__(self) -> tuple[type[CachedSource], tuple[Source, int, Path]]:
         # a worker process maps the file itself: pickled, a map would become a copy
         return CachedSource, (self.source, self.size, self.folder)
+
+    @property
+    def boxes(self) -> pd.DataFrame | None:
+        """The source's boxes, by id; None where it has none."""
+        return getattr(self.source, "boxes", None)
 
     @property
     def empty(self) -> np.ndarray:

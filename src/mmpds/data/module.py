@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmpds.data.batch import PADDING, Batch, Source
 from mmpds.data.cache import open_source
 from mmpds.data.folder import Folder
-from mmpds.data.sampling import Draw, EvalBatches, TrainBatches, class_weights
+from mmpds.data.sampling import Draw, EvalBatches, TrainBatches, class_weights, groups_of
 from mmpds.data.splits import leaks, split_by_group
 from mmpds.data.transforms import Augment, to_image
 
@@ -58,6 +58,7 @@ class ImageData(pl.LightningDataModule):
         split: `own` (by patient, in `fractions`) or `official` (the source's `split` column).
         fractions: shares of train, val and test.
         rebalance: `none`, `balanced` or `equal_normal` (see `class_weights`).
+        rebalance_by: attributes (`sex`, `age_band`, `view`) whose groups are drawn equally often too.
         augment: whether training images are augmented.
         on_bad_image: `skip` leaves unreadable images out, `error` raises; both list them.
         cache_dir: where decoded images are kept; None decodes at every read.
@@ -74,12 +75,14 @@ class ImageData(pl.LightningDataModule):
         self, source: Callable[..., Source], root: str | None = None, test_root: str | None = None,
         predict_root: str | None = None, findings: Sequence[str] | None = None, size: int = 224,
         batch_size: int = 32, split: str = "own", fractions: Sequence[float] = (0.7, 0.15, 0.15),
-        split_seed: int = 0, rebalance: str = "none", augment: bool = True, on_bad_image: str = "error",
-        cache_dir: str | None = None, workers: int = 0, seed: int = 0,
+        split_seed: int = 0, rebalance: str = "none", rebalance_by: Sequence[str] | None = None,
+        augment: bool = True, on_bad_image: str = "error", cache_dir: str | None = None, workers: int = 0,
+        seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.size, self.batch_size, self.split, self.fractions = size, batch_size, split, tuple(fractions)
-        self.rebalance, self.augment, self.on_bad_image = rebalance, augment, on_bad_image
+        self.rebalance, self.rebalance_by = rebalance, tuple(rebalance_by or ())
+        self.augment, self.on_bad_image = augment, on_bad_image
         self.cache_dir, self.workers = cache_dir, workers
         self.seed, self.split_seed = seed, split_seed
         self.predict_root = predict_root
@@ -89,6 +92,8 @@ class ImageData(pl.LightningDataModule):
             self.source = source()
         elif root or not (test_root or predict_root):
             self.source = source(root=root)
+        if self.source is not None:
+            groups_of(self.source.table, self.rebalance_by)  # wrong ones are told before anything is decoded
         labelled = self.source or self.test_source
         known = labelled.findings if labelled else tuple(findings or ())
         if unknown := set(findings or ()) - set(known):
@@ -97,6 +102,7 @@ class ImageData(pl.LightningDataModule):
         self.rejected = pd.DataFrame(columns=["id", "reason"])
         self.images: dict[str, Images] = {}
         self.notes: list[str] = []
+        self.leaked: list[str] = []  # what the test split shares with that of training
         self.load_s = 0.0
         self._trained: set[str] = set()  # digests of the training images
         self._patients: set[str] = set()  # their patients
@@ -135,7 +141,9 @@ class ImageData(pl.LightningDataModule):
             source, digests = self._open(source)
             self.images[name] = self._images(source, np.arange(len(source.table)))
             if known := len(self._trained & set(digests)):
-                self.notes.append(f"{known} {name} images are byte-identical to training images")
+                (self.leaked if name == "test" else self.notes).append(
+                    f"{known} {name} images are byte-identical to training images"
+                )
             if known := len(self._patients & set(source.table["group"])):
                 self.notes.append(f"{known} {name} patients have the names of training patients: are they the same?")
 
@@ -172,7 +180,7 @@ class ImageData(pl.LightningDataModule):
         images = self.images["train"]
         epoch, step = self.position
         rank, world_size = self._place()
-        weights = class_weights(images.table, self.findings, self.rebalance)
+        weights = class_weights(images.table, self.findings, self.rebalance, self.rebalance_by)
         batches = TrainBatches(
             len(images), self.batch_size, weights=weights, augment=self.augment, seed=self.seed,
             rank=rank, world_size=world_size, epoch=epoch, step=step,

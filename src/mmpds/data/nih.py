@@ -52,16 +52,16 @@ class Nih(ImageFiles):
                 near = get_close_matches(finding.capitalize(), FINDINGS, cutoff=0.4) or FINDINGS
                 raise ValueError(f"findings: {finding!r} is not labelled in NIH; did you mean {' or '.join(near)}?")
         root = Path(root)
-        entries = _read_entries(root)
+        file = _one_of(root, "Data_Entry_2017*.csv")
+        if file is None:
+            raise ValueError(f"root={root}: found no Data_Entry_2017*.csv[.gz]; give the folder of the NIH tables")
+        entries = read_entries(file)
         path = entries["id"].map(_by_name(find_images(root, images)))
         self.missing = int(path.isna().sum())
         table = entries.assign(path=path)[path.notna()].reset_index(drop=True)
         if table.empty:
             raise ValueError(f"root={root}: no file in {root / images} is named in the table of labels; set images")
-        labels = "|" + table.pop("labels") + "|"
-        for finding in findings:
-            table[finding] = labels.str.contains(f"|{finding}|", regex=False).astype(float)
-        table["normal"] = labels == "|No Finding|"
+        table = label_columns(table, findings)
         split = _official_split(root)
         if split:
             table["split"] = table["id"].map(split)
@@ -74,10 +74,12 @@ def _one_of(root: Path, pattern: str) -> Path | None:
     return max((path for end in ("", ".gz") for path in root.glob(pattern + end)), default=None)
 
 
-def _read_entries(root: Path) -> pd.DataFrame:
-    path = _one_of(root, "Data_Entry_2017*.csv")
-    if path is None:
-        raise ValueError(f"root={root}: found no Data_Entry_2017*.csv[.gz]; give the folder of the NIH tables")
+def read_entries(path: Path) -> pd.DataFrame:
+    """The table of a release's labels, Data_Entry_2017*.csv: `id`, `group`, `sex`, `age`, `view` and `labels`.
+
+    Raises:
+        ValueError: a column is missing.
+    """
     names = {
         "Image Index": "id", "Patient ID": "group", "Patient Gender": "sex", "Patient Age": "age",
         "View Position": "view", "Finding Labels": "labels",
@@ -91,6 +93,13 @@ def _read_entries(root: Path) -> pd.DataFrame:
     age = table["age"].str.extract(r"^(\d+)([YMD]?)$")
     years = age[0].astype(float) / age[1].map({"Y": 1.0, "M": 12.0, "D": 365.25}).fillna(1.0)
     return table.assign(age=years.where(years <= 120))
+
+
+def label_columns(entries: pd.DataFrame, findings: Sequence[str]) -> pd.DataFrame:
+    """The entries with a float column a finding (1 or 0) and `normal`, in place of `labels`."""
+    labels = "|" + entries["labels"] + "|"
+    columns = {name: labels.str.contains(f"|{name}|", regex=False).astype(float) for name in findings}
+    return entries.drop(columns="labels").assign(**columns, normal=labels == "|No Finding|")
 
 
 def _by_name(paths: Iterable[str]) -> dict[str, str]:

@@ -7,15 +7,17 @@ that training, evaluation and reporting work, and nothing about patients.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mmpds.data.anatomy.axial import draw_axial
-from mmpds.data.anatomy.patient import FINDINGS, ORGANS, Patient
+from mmpds.data.anatomy.patient import FINDINGS, OPACITIES, ORGANS, Patient
 from mmpds.data.anatomy.radiograph import draw_radiograph
 from mmpds.data.anatomy.scene import Scene
 from mmpds.data.anatomy.wording import caption, questions
@@ -39,9 +41,12 @@ class Phantom:
         seed: names the set; any integer from 0 up.
         findings: label columns, a selection of `FINDINGS`. The images do not depend on it.
         organs: what the patients are examined for, out of "chest", "head" and "abdomen"; each equally often.
+        faint: a bias to plant, such as `{sex: F, findings: [Pneumonia], strength: 0.4}`: in patients of that sex
+            these findings (of `OPACITIES`) are drawn with that share of their contrast, in [0, 1], and everything
+            else as it is. A detector then misses more of them there. None for none.
 
     Raises:
-        ValueError: no image, a negative seed, or an unknown finding or organ.
+        ValueError: no image, a negative seed, an unknown finding or organ, or a bias that cannot be drawn.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Phantom:
         seed: int = 0,
         findings: Sequence[str] = FINDINGS,
         organs: Sequence[str] = ("chest",),
+        faint: Mapping[str, Any] | None = None,
     ) -> None:
         if images < 1:
             raise ValueError(f"images={images}: a phantom needs at least one image")
@@ -58,6 +64,7 @@ class Phantom:
         self.findings = _known("findings", findings, FINDINGS)
         self.seed = seed
         self._organs = _known("organs", organs, tuple(ORGANS))
+        self._faint = _Faint.of(faint) if faint else None
         self._patient = self._visits(images)
         self.table = self._build_table()
 
@@ -73,11 +80,13 @@ class Phantom:
             raise ValueError(f"size={size}: a phantom needs at least {SMALLEST} pixels a side")
         patient = Patient.draw(self.seed, int(self._patient[row]), self._organs)
         draw = draw_radiograph if patient.organ == "chest" else draw_axial
-        return draw(self.seed, Scene.draw(self.seed, row, patient), size)
+        return draw(self.seed, self._scene(row, patient), size)
 
     def digest(self, row: int) -> str:
         """A hash that names the image among those of all seeds, rows and organs, without drawing it."""
         name = f"phantom 1/{self.seed}/{row}/{self.table['organ'].iat[row]}"
+        if row in self._fainter:
+            name += f"/{self._faint}"
         return hashlib.sha256(name.encode()).hexdigest()[:32]
 
     @cached_property
@@ -128,7 +137,18 @@ class Phantom:
         for row, number in enumerate(self._patient.tolist()):
             if patient is None or patient.number != number:
                 patient = Patient.draw(self.seed, number, self._organs)
-            yield Scene.draw(self.seed, row, patient)
+            yield self._scene(row, patient)
+
+    def _scene(self, row: int, patient: Patient) -> Scene:
+        scene = Scene.draw(self.seed, row, patient)
+        return self._faint.applied(scene) if self._faint else scene
+
+    @cached_property
+    def _fainter(self) -> frozenset[int]:
+        """The rows that a planted bias changes."""
+        if not self._faint:
+            return frozenset()
+        return frozenset(scene.row for scene in self._scenes() if any(one.strength != 1 for one in scene.lesions))
 
     def _build_table(self) -> pd.DataFrame:
         rows = []
@@ -150,6 +170,41 @@ class Phantom:
             )
         columns = ["id", "group", "normal", "sex", "age", "view", "organ", "caption", *self.findings]
         return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(frozen=True)
+class _Faint:
+    """A planted bias."""
+
+    sex: str
+    findings: tuple[str, ...]
+    strength: float
+
+    @classmethod
+    def of(cls, stated: Mapping[str, Any]) -> _Faint:
+        wrong = []
+        if set(stated) != {"sex", "findings", "strength"}:
+            raise ValueError(f"faint: {sorted(stated)} are not sex, findings and strength; give these three")
+        if stated["sex"] not in ("M", "F"):
+            wrong.append(f"faint.sex: {stated['sex']!r} is neither M nor F")
+        if not isinstance(stated["strength"], int | float) or not 0 <= stated["strength"] <= 1:
+            wrong.append(f"faint.strength: {stated['strength']!r} is no share; give a number from 0 to 1")
+        try:
+            findings = _known("faint.findings", stated["findings"], OPACITIES)
+        except ValueError as error:
+            wrong.append(str(error))
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return cls(stated["sex"], tuple(sorted(findings)), float(stated["strength"]))
+
+    def applied(self, scene: Scene) -> Scene:
+        if scene.patient.sex != self.sex:
+            return scene
+        dimmed = [
+            replace(lesion, strength=self.strength) if lesion.finding in self.findings else lesion
+            for lesion in scene.lesions
+        ]
+        return replace(scene, lesions=tuple(dimmed))
 
 
 def _known(argument: str, names: Iterable[str], valid: tuple[str, ...]) -> tuple[str, ...]:

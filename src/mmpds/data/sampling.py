@@ -6,13 +6,13 @@ one would have drawn, and N ranks draw together what one rank draws alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
+from mmpds.data.attributes import attributes
 
 
 class Draw(NamedTuple):
@@ -106,8 +106,23 @@ class EvalBatches:
             yield self.draws[start : start + self.share]
 
 
-def class_weights(table: pd.DataFrame, findings: tuple[str, ...], rebalance: str) -> np.ndarray | None:
-    """Sampling weight of each row, float64 [N], for a rebalanced epoch; None for `rebalance="none"`.
+def groups_of(table: pd.DataFrame, by: Sequence[str]) -> list[pd.Series]:
+    """Each attribute's group of every row, str; "unknown" where it is.
+
+    Raises:
+        ValueError: the table does not tell an attribute.
+    """
+    known = attributes(table)
+    if missing := [name for name in by if name not in known]:
+        cure = f"choose from {list(known)}" if len(known.columns) else "use rebalance_by=null"
+        raise ValueError(f"data.rebalance_by: this data set does not tell {', '.join(missing)}; {cure}")
+    return [known[name].fillna("unknown").astype(str) for name in by]
+
+
+def class_weights(
+    table: pd.DataFrame, findings: Sequence[str], rebalance: str, by: Sequence[str] = ()
+) -> np.ndarray | None:
+    """Sampling weight of each row, float64 [N], for a rebalanced epoch; None where nothing tells classes apart.
 
     Images are put in classes, classes are drawn equally often, then patients within a class, then a patient's
     images in it: a patient with many images does not count more.
@@ -116,18 +131,24 @@ def class_weights(table: pd.DataFrame, findings: tuple[str, ...], rebalance: str
         table: the training rows, with `group`, `normal` and the finding columns.
         findings: columns that tell the classes apart.
         rebalance: none; balanced (each combination of findings is a class); equal_normal (normal against the rest).
+        by: attributes (see `attributes`) that divide each of these classes further; those of whom one is unknown are
+            a class of their own.
 
     Raises:
-        ValueError: all rows are of one class, so there is nothing to balance.
+        ValueError: all rows are of one class, so there is nothing to balance; or an attribute is not known here.
     """
-    if rebalance == "none":
+    if rebalance == "none" and not by:
         return None
+    parts = groups_of(table, by)
     if rebalance == "equal_normal":
-        label = table["normal"].astype(int)
-    else:
-        label = table[list(findings)].fillna(0).astype(int).astype(str).agg("".join, axis=1)
+        parts.append(table["normal"].astype(int).astype(str))
+    elif rebalance == "balanced":
+        parts.append(table[list(findings)].fillna(0).astype(int).astype(str).agg("".join, axis=1))
+    label = pd.concat(parts, axis=1).agg("/".join, axis=1).rename("label")
     if label.nunique() < 2:
-        raise ValueError(f"data.rebalance={rebalance}: all training images are of one class; use rebalance=none")
-    images = table.groupby([label.rename("label"), table["group"]])["id"].transform("size")
-    patients = table.groupby(label.rename("label"))["group"].transform("nunique")
+        asked = f"data.rebalance={rebalance}" + (f" data.rebalance_by={list(by)}" if by else "")
+        cure = "use rebalance=none" + (" rebalance_by=null" if by else "")
+        raise ValueError(f"{asked}: all training images are of one class; {cure}")
+    images = table.groupby([label, table["group"]])["id"].transform("size")
+    patients = table.groupby(label)["group"].transform("nunique")
     return (1.0 / (images * patients)).to_numpy(dtype=np.float64)

@@ -6,7 +6,7 @@ Shapes: N = items, C = findings, R = columns of item weights
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -87,6 +87,7 @@ class Ranking:
         bins = np.searchsorted(np.linspace(0, 1, ECE_BINS + 1)[1:-1], score, side="left")
         self._bins = np.flatnonzero(np.diff(bins, prepend=-1))
         self._residual = (self._positive - score)[:, np.newaxis]
+        self._squared = self._residual[:, 0] ** 2
 
     def curve(self, weight: Array) -> tuple[Array, Array]:
         """True and false positives when flagging all at or above each of `score`, float64 [K, R] each."""
@@ -108,6 +109,7 @@ class Ranking:
         ece: expected calibration error of the finding's probability: sum over 15 bins of equal width of
             (share of items in the bin) x |mean label - mean probability| (Naeini et al., AAAI 2015; Guo et
             al., ICML 2017, there of the top class). Undefined without labelled items.
+        brier: mean of (label - probability)^2 (Brier, Mon. Weather Rev. 1950). Undefined without labelled items.
 
         Args:
             weight: [N, R], non-negative. In float32, multiplicities are counted exactly up to 2^24 items.
@@ -129,6 +131,7 @@ class Ranking:
                 "recall": true / positives,
                 "specificity": (negatives - (flagged - true)) / negatives,
                 "ece": self._calibration_gaps(ranked) / (positives + negatives),
+                "brier": self._squared.astype(ranked.dtype) @ ranked / (positives + negatives),
             }
 
     def _calibration_gaps(self, ranked: Array) -> Array:
@@ -269,6 +272,10 @@ class Scores(Metric):
         # torchmetrics gathers [0] for a rank without items, which gloo cannot join with the others' [n, C]
         for items in (self.prob, self.label):
             cast("list[Tensor]", items).append(torch.zeros(0, len(self.findings), device=self.device))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Put `function`, float [n, C] to float [n, C], on the probabilities collected so far."""
+        self.prob = [function(prob) for prob in cast("list[Tensor]", self.prob)]
 
     def items(self) -> tuple[Array, Array]:
         """Collected probabilities and labels, float32 [N, C]; inside `compute` those of all ranks."""

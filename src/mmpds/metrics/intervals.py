@@ -5,7 +5,7 @@ Shapes: N = items, C = findings, G = groups (patients), R = bootstrap replicates
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +66,7 @@ def evaluate(
         raise ValueError("prob: no item to evaluate")
     if replicates < 0:
         raise ValueError(f"replicates: {replicates} is negative; give 0 for no intervals")
-    member = _members(prob, label, group)
+    member = members(prob, label, group)
     detection = Detection(prob, label, threshold, findings, normal)
     point = {name: float(value[0]) for name, value in detection(np.ones((len(prob), 1))).items()}
     metrics = {name: value for name, value in point.items() if not np.isnan(value)}
@@ -94,7 +94,7 @@ def evaluate(
     return Evaluation(metrics, intervals, counts, [text for text in warnings if text])
 
 
-def _members(prob: Array, label: Array, group: ArrayLike | None) -> Array:
+def members(prob: Array, label: Array, group: ArrayLike | None) -> Array:
     """The group of each item as a number from 0 to G - 1 that no order of the items changes: int [N]."""
     if group is None:
         member = np.empty(len(prob), dtype=np.intp)
@@ -109,30 +109,49 @@ def _members(prob: Array, label: Array, group: ArrayLike | None) -> Array:
     return member
 
 
-def _intervals(
-    detection: Detection, metrics: Mapping[str, float], member: Array, replicates: int, seed: int
-) -> tuple[dict[str, tuple[float, float]], list[str]]:
-    """Percentile intervals of `metrics`, and a warning for each that is withheld."""
+def resamples(member: Array, replicates: int, seed: int) -> Iterator[Array]:
+    """Item weights of a bootstrap by group, a column a replicate: how often the item's group was drawn.
+
+    Args:
+        member: int [N], the group of each item, as `members` numbers them.
+        replicates: columns in all.
+        seed: the same one gives the same weights.
+
+    Yields:
+        [N, r], as many columns at a time as stay in a core's cache. They are float32 where that counts exactly
+        (to 2^24), which halves the work, else float64.
+    """
     rng = np.random.default_rng(seed)
     groups, width = int(member.max()) + 1, max(1, CHUNK // len(member))
-    # float32 halves the work and counts exactly up to 2^24
     exact = np.float32 if len(member) < 2**22 else np.float64
-    chunks: list[dict[str, Array]] = []
     for start in range(0, replicates, width):
         draws = [
             np.bincount(rng.integers(groups, size=groups), minlength=groups)
             for _ in range(min(width, replicates - start))
         ]
-        chunks.append(detection(np.stack(draws, axis=1).astype(exact)[member]))
+        yield np.stack(draws, axis=1).astype(exact)[member]
+
+
+def interval(values: Array) -> tuple[float, float] | None:
+    """The 95 % percentile interval of replicates [R]; None where over a tenth of them are undefined (NaN)."""
+    defined = values[~np.isnan(values)]
+    if len(defined) < (1 - MOST_UNDEFINED) * len(values) or not len(defined):
+        return None
+    low, high = np.quantile(defined, LEVEL)
+    return float(low), float(high)
+
+
+def _intervals(
+    detection: Detection, metrics: Mapping[str, float], member: Array, replicates: int, seed: int
+) -> tuple[dict[str, tuple[float, float]], list[str]]:
+    """Percentile intervals of `metrics`, and a warning for each that is withheld."""
+    chunks = [detection(weight) for weight in resamples(member, replicates, seed)]
     intervals, withheld = {}, []
     for name in metrics:
-        values = np.concatenate([chunk[name] for chunk in chunks])
-        defined = values[~np.isnan(values)]
-        if 1 - len(defined) / replicates > MOST_UNDEFINED:
-            withheld.append(name)
+        if found := interval(np.concatenate([chunk[name] for chunk in chunks])):
+            intervals[name] = found
         else:
-            low, high = np.quantile(defined, LEVEL)
-            intervals[name] = (float(low), float(high))
+            withheld.append(name)
     if not withheld:
         return intervals, []
     listed = ", ".join(withheld[:4]) + (f" and {len(withheld) - 4} more" if len(withheld) > 4 else "")

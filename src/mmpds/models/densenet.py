@@ -6,7 +6,7 @@ Shapes: B = batch, H = W = pixels a side, C = findings.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,11 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import DenseNet
+from torchvision.ops import sigmoid_focal_loss
 
 from mmpds.data.batch import PADDING, Batch
+from mmpds.metrics.calibration import Calibration
 from mmpds.metrics.classification import DetectionMetrics
 from mmpds.metrics.thresholds import Threshold
 from mmpds.models import pretrained
+
+LOSSES = ("bce", "focal")
+FOCAL_GAMMA = 2.0
+"""The exponent that Lin et al. found best."""
 
 
 class DenseBlock(nn.ModuleDict):
@@ -30,6 +36,7 @@ class DenseBlock(nn.ModuleDict):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, K, H, W] to [B, K + layers x growth rate, H, W]."""
+        layer: Any
         for layer in self.values():
             new = layer.conv1(layer.relu1(layer.norm1(features)))
             new = layer.conv2(layer.relu2(layer.norm2(new)))
@@ -43,13 +50,25 @@ class DenseNet121(pl.LightningModule):
 
     Args:
         findings: names of the outputs, in the order of the label columns.
-        class_weights: `balanced` weighs positives by negatives / positives of the training split, `none` by 1.
+        loss: `bce`, or `focal`: binary cross-entropy whose entries weigh (1 - probability of the true label)^2, so
+            that what is easy counts less (Lin et al., ICCV 2017).
+        class_weights: `balanced` weighs positives by negatives / positives of the training split, `none` by 1; in
+            the place of the focal loss's alpha, too.
+        calibration: the method of `Calibration`: none, temperature or isotonic; it comes before the threshold.
         threshold: arguments of `Threshold`, the rule among them.
         learning_rate: peak of the schedule (linear warm-up, then cosine to zero) of AdamW.
+        backbone_learning_rate_factor: the backbone's learning rate, in that of the head (discriminative rates,
+            Howard & Ruder, ACL 2018).
+        freeze_epochs: the backbone is left as it is, statistics of its norms included, for so many epochs; its
+            own warm-up begins thereafter.
         weight_decay: of the weights of convolutions and of the head; norms and biases have none.
-        warmup_fraction: share of all steps over which the learning rate rises.
+        warmup_fraction: share of all steps (of a part's, where the backbone is frozen first) over which the learning
+            rate rises.
         drop_rate: dropout after each dense layer.
         growth_rate, block_config, init_features: the sizes of the DenseNet; the defaults are the 121-layer one.
+
+    Raises:
+        ValueError: an unknown loss, a factor that is not above zero, or a negative number of epochs.
     """
 
     input_scale: Tensor
@@ -57,19 +76,29 @@ class DenseNet121(pl.LightningModule):
     positive_weight: Tensor
 
     def __init__(
-        self, findings: Sequence[str], class_weights: str = "none", threshold: Mapping[str, Any] | None = None,
+        self, findings: Sequence[str], class_weights: str = "none", calibration: str = "none",
+        threshold: Mapping[str, Any] | None = None,
         learning_rate: float = 1e-3, weight_decay: float = 1e-2, warmup_fraction: float = 0.1,
         drop_rate: float = 0.0, growth_rate: int = 32, block_config: Sequence[int] = (6, 12, 24, 16),
-        init_features: int = 64,
+        init_features: int = 64, loss: str = "bce", backbone_learning_rate_factor: float = 1.0, freeze_epochs: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
+        wrong = [f"loss={loss}: choose from {', '.join(LOSSES)}"] if loss not in LOSSES else []
+        if not backbone_learning_rate_factor > 0:
+            wrong.append(f"backbone_learning_rate_factor={backbone_learning_rate_factor}: give a number above zero")
+        if freeze_epochs < 0:
+            wrong.append(f"freeze_epochs={freeze_epochs}: give 0 or more")
+        if wrong:
+            raise ValueError("; ".join(wrong))
         self.findings = tuple(findings)
         # primitives only: the checkpoint then loads alone, with weights_only=True
         self.save_hyperparameters({
-            "findings": list(findings), "class_weights": class_weights, "threshold": dict(threshold or {}),
-            "learning_rate": learning_rate, "weight_decay": weight_decay, "warmup_fraction": warmup_fraction,
-            "drop_rate": drop_rate, "growth_rate": growth_rate, "block_config": list(block_config),
-            "init_features": init_features,
+            "findings": list(findings), "class_weights": class_weights, "calibration": calibration,
+            "threshold": dict(threshold or {}), "learning_rate": learning_rate,
+            "weight_decay": weight_decay, "warmup_fraction": warmup_fraction, "drop_rate": drop_rate,
+            "growth_rate": growth_rate, "block_config": list(block_config), "init_features": init_features,
+            "loss": loss, "freeze_epochs": freeze_epochs,
+            "backbone_learning_rate_factor": backbone_learning_rate_factor,
         })  # fmt: skip
         self.backbone = DenseNet(growth_rate, tuple(block_config), init_features, drop_rate=drop_rate)
         self.backbone.features.conv0 = nn.Conv2d(1, init_features, 7, stride=2, padding=3, bias=False)
@@ -77,6 +106,7 @@ class DenseNet121(pl.LightningModule):
         for name, block in self.backbone.features.named_children():
             if name.startswith("denseblock"):
                 setattr(self.backbone.features, name, DenseBlock(block.items()))
+        self.frozen = False  # whether this training step leaves the backbone alone
         self.head = nn.Linear(self.backbone.classifier.in_features, len(self.findings))
         self.backbone.classifier = nn.Identity()
         # what the weights expect of an image in [0, 1]; `load_weights` sets it to theirs
@@ -84,7 +114,17 @@ class DenseNet121(pl.LightningModule):
         self.register_buffer("input_shift", torch.tensor(-2.0))
         self.register_buffer("positive_weight", torch.ones(len(self.findings)))
         self.threshold = Threshold(list(findings), **dict(threshold or {}))
+        self.calibration = Calibration(list(findings), calibration)
         self.val_metrics = DetectionMetrics(list(findings))
+
+    @property
+    def cam_layers(self) -> tuple[nn.Module, nn.Module]:
+        """The layers whose mean class activation map localises best (experiments/grad_cam).
+
+        Their maps are 1/8 and 1/16 of the image's side; that of the last block, 1/32, is too coarse to point with.
+        """
+        features = self.backbone.features
+        return features.transition2.conv, features.transition3.conv
 
     def load_weights(self, weights: str, cache_dir: str | None = None) -> list[str]:
         """Start from pretrained weights: `imagenet`, a torchxrayvision name, or a local file.
@@ -103,24 +143,30 @@ class DenseNet121(pl.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits, float32 [B, C], of images float32 [B, 1, H, W] in [0, 1]."""
-        features = self.backbone(image * self.input_scale + self.input_shift)
+        frozen = self.frozen and self.training
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            features = self.backbone(image * self.input_scale + self.input_shift)
         # bfloat16 has 8 bits of mantissa: logits in it would tie and blur every threshold and ROC curve
         with torch.autocast(self.device.type, enabled=False):
             logit: Tensor = self.head(features.float())
         return logit
 
     def loss(self, logit: Tensor, batch: Batch) -> Tensor:
-        """Mean binary cross-entropy over all entries; unlabelled and padding entries add nothing.
+        """Mean loss over all entries, those of positives times their weight; unlabelled and padding ones add nothing.
 
         Divided by the number of all entries, not of the labelled ones: then the mean over ranks is the mean
         over the global batch, at any number of ranks.
         """
         known = ~torch.isnan(batch["label"]) & (batch["index"] != PADDING).unsqueeze(1)
         target = batch["label"].nan_to_num()
-        entries = F.binary_cross_entropy_with_logits(
-            logit, target, weight=known.float(), pos_weight=self.positive_weight, reduction="sum"
-        )
-        return entries / known.numel()
+        if self.hparams["loss"] == "focal":
+            entries: Tensor = sigmoid_focal_loss(logit, target, alpha=-1, gamma=FOCAL_GAMMA)
+            total = (entries * known * torch.where(target == 1, self.positive_weight, 1)).sum()
+        else:
+            total = F.binary_cross_entropy_with_logits(
+                logit, target, weight=known.float(), pos_weight=self.positive_weight, reduction="sum"
+            )
+        return total / known.numel()
 
     def on_fit_start(self) -> None:
         """Weigh the positives by the training split's prevalence."""
@@ -128,21 +174,39 @@ class DenseNet121(pl.LightningModule):
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             self.positive_weight.copy_(data.positive_weight())
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Freeze or unfreeze: asked at each step, for a resumed epoch has no start."""
+        self.frozen = self.current_epoch < self.hparams["freeze_epochs"]
+        if self.backbone.training == self.frozen:
+            self.backbone.train(not self.frozen)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         loss = self.loss(self(batch["image"]), batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        if self.frozen:  # DDP waits for every weight's gradient: these are zero
+            loss = loss + 0 * torch.stack([p.sum() for p in self.backbone.parameters()]).sum()
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the scores that thresholds and metrics are made of."""
-        logit = self(batch["image"])
+    def on_after_backward(self) -> None:
+        """Without a gradient, AdamW neither decays a frozen weight nor counts a step of its moments."""
+        if self.frozen:
+            for parameter in self.backbone.parameters():
+                parameter.grad = None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Collect the scores that thresholds and metrics are made of; returns what `test_step` does."""
+        prob = self(batch["image"]).sigmoid()
         real = batch["index"] != PADDING
-        self.threshold.update(logit[real].sigmoid(), batch["label"][real])
-        self.val_metrics.update(logit[real].sigmoid(), batch["label"][real])
+        for scores in (self.calibration, self.threshold, self.val_metrics):
+            scores.update(prob[real], batch["label"][real])
+        return {"prob": prob, "index": batch["index"]}
 
     def on_validation_epoch_end(self) -> None:
-        """Fit the thresholds, then judge at them; both see the items of all ranks."""
+        """Fit the calibration, then the thresholds, then judge at them; all see the items of all ranks."""
+        self.calibration.compute()
+        self.threshold.map(self.calibration.calibrate)
+        self.val_metrics.map(self.calibration.calibrate)
         self.threshold.compute()
         self.val_metrics.threshold = self.threshold.value
         metrics = self.val_metrics.compute()
@@ -150,31 +214,48 @@ class DenseNet121(pl.LightningModule):
         curve = self.trainer.state.fn == "fit"
         for name, value in metrics.items():
             self.log(f"val/{name}", value, prog_bar=name == "auroc/macro", logger=curve)
-        self.threshold.reset()
-        self.val_metrics.reset()
+        for scores in (self.calibration, self.threshold, self.val_metrics):
+            scores.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Probabilities, float32 [B, C], and rows, int64 [B]."""
-        return {"prob": self(batch["image"]).sigmoid(), "index": batch["index"]}
+        """Calibrated probabilities, float32 [B, C], and rows, int64 [B]."""
+        return {"prob": self.calibration.calibrate(self(batch["image"]).sigmoid()), "index": batch["index"]}
 
     predict_step = test_step
 
     def configure_optimizers(self) -> Any:
-        """AdamW (Loshchilov & Hutter 2019), linear warm-up and cosine decay."""
-        decayed = [p for p in self.parameters() if p.ndim > 1]
-        plain = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": self.hparams["weight_decay"]},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], fused=True)
+        """AdamW (Loshchilov & Hutter 2019); each part warms up and decays from where its training begins.
+
+        The groups are the same while the backbone is frozen and after, so that a run resumes in either.
+        """
         steps = int(self.trainer.estimated_stepping_batches)
-        warmup = max(1, int(steps * self.hparams["warmup_fraction"]))
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        frozen = self.hparams["freeze_epochs"] * steps_per_epoch
+        factor = self.hparams["backbone_learning_rate_factor"]
+        parts: list[tuple[nn.Module, float, int]] = [(self.backbone, factor, frozen), (self.head, 1.0, 0)]
+        if (factor, frozen) == (1, 0):  # as before there was fine-tuning: what was begun then can be resumed
+            parts = [(self, 1.0, 0)]
+        groups, schedules = [], []
+        for part, share, begin in parts:
+            rate = self.hparams["learning_rate"] * share
+            decayed = [p for p in part.parameters() if p.ndim > 1]
+            plain = [p for p in part.parameters() if p.ndim <= 1]
+            groups.append({"params": decayed, "lr": rate, "weight_decay": self.hparams["weight_decay"]})
+            groups.append({"params": plain, "lr": rate, "weight_decay": 0.0})
+            schedules += 2 * [schedule(begin, steps, self.hparams["warmup_fraction"])]
+        optimizer = torch.optim.AdamW(groups, fused=True)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+def schedule(begin: int, end: int, warmup_fraction: float) -> Callable[[int], float]:
+    """The factor of the learning rate at a step: 0 before `begin`, linear warm-up, then a cosine to 0 at `end`."""
+    warmup = max(1, int((end - begin) * warmup_fraction))
+
+    def factor(step: int) -> float:
+        step -= begin
+        if step < warmup:
+            return max(0, step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, end - begin - warmup)))
+
+    return factor

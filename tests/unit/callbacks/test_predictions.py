@@ -1,5 +1,7 @@
 """Each item once and in its place, whatever the ranks and batches; the table is safe to open."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,6 +47,19 @@ def test_a_row_that_is_twice_or_missing_is_found(batches, distinct):
         stage(Predictions(), batches)
 
 
+@pytest.mark.parametrize(("fn", "batches", "kept"), [("validate", 2, True), ("fit", 2, False), ("validate", 3, False)])
+def test_a_whole_validation_of_final_weights_is_kept_and_no_other(fn, batches, kept):
+    trainer = SimpleNamespace(state=SimpleNamespace(fn=fn), num_val_batches=[2], val_dataloaders=range(batches))
+    callback = Predictions()
+    for index in ([1, 0], [2, PADDING]):
+        outputs = {"prob": torch.tensor(index)[:, None] / 10, "index": torch.tensor(index)}
+        callback.on_validation_batch_end(trainer, None, outputs, None, 0)
+    callback.on_validation_epoch_end(trainer, None)
+    assert (callback.prob is not None) == kept
+    if kept:
+        np.testing.assert_allclose(callback.prob, [[0.0], [0.1], [0.2]], atol=1e-6)
+
+
 def test_a_second_stage_starts_anew():
     callback = Predictions()
     stage(callback, [[0, 1, 2]])
@@ -68,6 +83,15 @@ def test_a_row_holds_label_probability_and_decision_of_each_finding():
     np.testing.assert_array_equal(found["Pneumonia label"], [1, np.nan])
     assert found["Nodule label"].isna().all()  # this data set does not label it
     np.testing.assert_array_equal(found[["Pneumonia probability", "Nodule probability"]], prob)
+
+
+def test_what_is_known_of_an_item_stands_beside_it():
+    rows = table(["a", "b"], Nodule=[0.0, np.nan], normal=[True, False], age=[61.5, np.nan], sex=["M", "=F"], view="PA")
+    prob = np.zeros((2, 1))
+    found = prediction_table("test", rows, ["Nodule"], prob, prob > 0)
+    assert found.columns.tolist()[:7] == ["split", "id", "group", "sex", "age", "view", "normal"]
+    assert found["sex"].tolist() == ["M", "'=F"]
+    assert found["normal"].tolist() == [1, pd.NA], "of an item without labels nothing is known"
 
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", '=cmd|" /C calc"!A0']

@@ -82,6 +82,42 @@ def test_label_selection_changes_no_image():
     np.testing.assert_array_equal(every.image(7, 32), one.image(7, 32))
 
 
+def test_a_planted_bias_weakens_those_findings_in_that_sex_and_changes_nothing_else():
+    plain = Phantom(120, seed=2)
+    biased = Phantom(120, seed=2, faint={"sex": "F", "findings": ["Pneumonia", "Nodule"], "strength": 0.4})
+    pd.testing.assert_frame_equal(plain.table, biased.table)
+    pd.testing.assert_frame_equal(plain.boxes, biased.boxes)
+    table = plain.table
+    weak = (table["sex"] == "F") & (table[["Pneumonia", "Nodule"]].sum(axis=1) > 0)
+    assert 5 < weak.sum() < 60
+    for row in range(120):
+        same = np.array_equal(plain.image(row, 64), biased.image(row, 64))
+        assert same == (not weak[row])
+        assert (plain.digest(row) == biased.digest(row)) == (not weak[row])
+    stronger = Phantom(120, seed=2, faint={"sex": "F", "findings": ["Nodule", "Pneumonia"], "strength": 0.8})
+    row = int(np.flatnonzero(weak & (table[list(FINDINGS)].sum(axis=1) == 1))[0])
+    absent = Phantom(120, seed=2, faint={"sex": "F", "findings": ["Nodule", "Pneumonia"], "strength": 0})
+    pictures = [source.image(row, 64).astype(float) for source in (plain, stronger, biased, absent)]
+    change = [np.abs(picture - pictures[-1]).sum() for picture in pictures]
+    assert change[0] > change[1] > change[2] > change[3] == 0
+    assert len({source.digest(row) for source in (plain, stronger, biased, absent)}) == 4
+    copy = pickle.loads(pickle.dumps(biased))
+    np.testing.assert_array_equal(copy.image(row, 64), biased.image(row, 64))
+
+
+@pytest.mark.parametrize(
+    ("faint", "message"),
+    [
+        ({"sex": "F"}, "give these three"),
+        ({"sex": "f", "findings": ["Nodul"], "strength": 2}, "neither M nor F; faint.strength: 2 is no share"),
+        ({"sex": "F", "findings": ["Cardiomegaly"], "strength": 0.5}, "faint.findings: 'Cardiomegaly' is unknown"),
+    ],
+)
+def test_a_bias_that_cannot_be_drawn_is_refused(faint, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Phantom(3, faint=faint)
+
+
 def test_rows_seeds_and_digests_differ():
     one, other = Phantom(300, seed=1), Phantom(300, seed=2)
     digests = [source.digest(row) for source in (one, other) for row in range(300)]

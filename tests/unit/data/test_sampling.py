@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmpds.data.attributes import age_band
 from mmpds.data.sampling import EvalBatches, TrainBatches, class_weights
 
 
@@ -87,6 +88,44 @@ def test_one_class_cannot_be_balanced():
     with pytest.raises(ValueError, match="one class; use rebalance=none"):
         class_weights(table([True] * 3, list("abc"), [0.0] * 3), ("Pneumonia",), "equal_normal")
     assert class_weights(table([True] * 3, list("abc"), [0.0] * 3), ("Pneumonia",), "none") is None
+
+
+def people(count):
+    rng = np.random.default_rng(0)
+    rows = table(rng.random(count) < 0.5, [f"p{i}" for i in rng.integers(0, count // 2, count)], 0.0)
+    rows["Pneumonia"] = (~rows["normal"]).astype(float)
+    return rows.assign(sex=rng.choice(["M", "F", None], count, p=[0.8, 0.15, 0.05]), age=rng.uniform(0, 95, count))
+
+
+@pytest.mark.parametrize("rebalance", ["none", "equal_normal", "balanced"])
+def test_groups_are_drawn_equally_often_and_the_unknown_as_one_of_them(rebalance):
+    rows = people(600)
+    weights = class_weights(rows, ("Pneumonia",), rebalance, ["sex"])
+    share = pd.Series(weights / weights.sum())
+    sex = rows["sex"].fillna("unknown")
+    assert share.groupby(sex).sum().to_dict() == pytest.approx({"M": 1 / 3, "F": 1 / 3, "unknown": 1 / 3})
+    within = share.groupby([sex, rows["normal"]]).sum()
+    assert (np.isclose(within, 1 / 6).all()) == (rebalance != "none")
+    two = pd.Series(class_weights(rows, ("Pneumonia",), rebalance, ["sex", "age_band"]))
+    bands = [sex, pd.cut(rows["age"], [0, 18, 40, 60, 80, 121], right=False)]
+    total = two.groupby([*bands, *([rows["normal"]] if rebalance != "none" else [])], observed=True).sum()
+    np.testing.assert_allclose(total, 1.0)
+
+
+def test_balancing_by_what_is_not_known_is_refused_with_the_cure():
+    rows = people(60)
+    with pytest.raises(ValueError, match=r"does not tell view; choose from \['sex', 'age_band'\]"):
+        class_weights(rows, ("Pneumonia",), "none", ["view"])
+    with pytest.raises(ValueError, match=r"does not tell sex; use rebalance_by=null"):
+        class_weights(rows.drop(columns=["sex", "age"]), ("Pneumonia",), "balanced", ["sex"])
+    with pytest.raises(ValueError, match=r"rebalance_by=\['sex'\]: all training images are of one class"):
+        class_weights(rows.assign(sex="F"), ("Pneumonia",), "none", ["sex"])
+
+
+def test_ages_fall_into_bands_and_impossible_ones_into_none():
+    ages = pd.Series([0, 17.9, 18, 39, 40, 59.5, 60, 79, 80, 120, -1, 148, np.nan])
+    expected = ["<18", "<18", "18-39", "18-39", "40-59", "40-59", "60-79", "60-79", "80+", "80+", None, None, None]
+    assert age_band(ages).where(lambda band: band.notna(), None).tolist() == expected
 
 
 def test_lightning_finds_where_to_set_the_epoch():

@@ -16,6 +16,7 @@ View = Literal["PA", "AP", "axial"]
 
 FINDINGS = ("Pneumonia", "Infiltration", "Effusion", "Cardiomegaly", "Nodule", "Pneumothorax")
 FOCAL = ("Pneumonia", "Effusion", "Nodule", "Pneumothorax")
+OPACITIES = ("Pneumonia", "Infiltration", "Effusion", "Nodule")
 ORGANS = {"chest": "CHEST", "head": "HEAD", "abdomen": "ABD"}
 
 Stream = Literal["image", "patient", "tissue", "noise"]

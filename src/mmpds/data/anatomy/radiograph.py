@@ -67,7 +67,7 @@ def draw_radiograph(seed: int, scene: Scene, size: int) -> Array:
     chest += _shoulders(scene, frame, soft)
     detail = stream(seed, "image", scene.row, 1)
     for lesion in scene.lesions:
-        chest += _opacity(detail, scene, frame, lesion, lung)
+        chest += lesion.strength * _opacity(detail, scene, frame, lesion, lung)
     chest *= 1 + scene.slope[0] * x + scene.slope[1] * (y - 0.5)
     chest += 0.02  # scatter
     _stamp(chest, scene, size)

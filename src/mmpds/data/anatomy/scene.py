@@ -20,7 +20,10 @@ SECOND_FINDING_SHARE = 0.35
 
 @dataclass(frozen=True)
 class Lesion:
-    """One finding in one image; `x` is `a` (chest) or x (head) of its centre, severity lies in [0, 1]."""
+    """One finding in one image; `x` is `a` (chest) or x (head) of its centre, severity lies in [0, 1].
+
+    What an opacity adds to the attenuation is multiplied by `strength`.
+    """
 
     finding: str
     side: Side
@@ -29,6 +32,7 @@ class Lesion:
     y: float = 0.0
     radius: float = 0.0
     phases: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of an irregular outline
+    strength: float = 1.0
 
     def outline(self, angle: np.ndarray) -> np.ndarray:
         """Distance of the rim from the centre at each angle (radians)."""

@@ -1,0 +1,83 @@
+"""The report as one HTML file that loads nothing from anywhere: its content policy forbids it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from plotly.offline import get_plotlyjs
+
+from mmpds.report import figures, summary, tables
+from mmpds.report.stored import StoredRun
+
+PAIR = ("Pneumonia", "Infiltration")
+GALLERY_BYTES = 2 * 2**20
+OUTCOMES = {
+    "Wrong": ("false positive", "false negative"),
+    "Right": ("true positive", "true negative"),
+}
+
+
+def html(run: StoredRun) -> str:
+    """The whole page; names and ids are escaped, and only the page's own two scripts may run."""
+    plotly, script = get_plotlyjs(), _asset("report.js")
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (plotly, script)]
+    plots: dict[str, Any] = {}
+    gallery, left_out = _gallery(run)
+    text: str = _template().render(
+        run=run, summary=summary, tables=tables, plotly=plotly, script=script, style=_asset("style.css"),
+        policy=" ".join(f"'sha256-{value}'" for value in hashes), plots=plots, plot=_Plots(plots),
+        curves=figures.curves(run) if run.judged else {}, figures=figures, pair=_pair(run),
+        fairness=figures.fairness(run), confusion=figures.confusion(run), gallery=gallery, left_out=left_out,
+    )  # fmt: skip
+    return text
+
+
+class _Plots:
+    """Keeps a figure for the page's script; returns the id of the place that it will be drawn in, and its text."""
+
+    def __init__(self, kept: dict[str, Any]) -> None:
+        self._kept = kept
+
+    def __call__(self, figure: figures.Figure) -> tuple[str, str]:
+        place = f"plot-{len(self._kept)}"
+        self._kept[place] = {"data": figure["data"], "layout": figure["layout"]}
+        return place, figure["alt"]
+
+
+def _pair(run: StoredRun) -> figures.Figure | None:
+    return figures.pair_histogram(run, PAIR) if run.judged.keys() >= set(PAIR) else None
+
+
+def _gallery(run: StoredRun) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """Wrong and right cases, each with its picture as a data URI, and how many did not fit in 2 MiB."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    room, left_out = GALLERY_BYTES, 0
+    for heading, outcomes in OUTCOMES.items():
+        rows = run.gallery[run.gallery["outcome"].isin(outcomes)] if len(run.gallery) else run.gallery
+        for row in rows.to_dict("records"):
+            path = run.path / "gradcam" / Path(str(row["file"])).name  # nothing outside the run's own folder
+            if not path.is_file() or path.stat().st_size > room:
+                left_out += 1
+                continue
+            room -= path.stat().st_size
+            image = base64.b64encode(path.read_bytes()).decode()
+            case = {str(key): value for key, value in row.items()} | {"image": f"data:image/png;base64,{image}"}
+            found.setdefault(heading, []).append(case)
+    return found, left_out
+
+
+def _asset(name: str) -> str:
+    return (Path(__file__).parent / name).read_text()
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("mmpds.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("template.html")
