@@ -11,11 +11,10 @@ import contextlib
 import io
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
-from mmpds.console import SHOWN, figure, place, print_results, spent
+from mmpds.console import POINTS, SHOWN, figure, place, print_results, ranged, spent
 from mmpds.sweep import markdown
 
 HERE = Path(__file__).resolve().parent
@@ -54,12 +53,89 @@ def command(record):
     return f"```sh\n{record['command']}\n```\n"
 
 
+def localization(record):
+    """Heat maps against boxes, each metric beside what blind maps score, as Markdown."""
+    metrics = {"pointing_game": "pointing game", "box_iou": "box IoU", "box_energy": "box energy"}
+    names = [name.rsplit("/", 1)[1] for name in record["metrics"] if name.startswith("test/pointing_game/")]
+    rows = []
+    for name in names:
+        cells = []
+        for metric in metrics:
+            values = (record["metrics"].get(f"test/{metric}_{kind}/{name}") for kind in ("chance", "prior"))
+            cells += [
+                figure(record, f"test/{metric}/{name}", "<br>", 3),
+                " / ".join(ranged(value, None) for value in values),
+            ]
+        boxed = record["counts"].get(f"test/boxed/{name}", "")
+        rows.append([name, str(boxed), *cells])
+    columns = [column for shown in metrics.values() for column in (shown, "chance / prior")]
+    return markdown(["finding", "images", *columns], rows) + "\nBelow each value its 95 % interval, by patient.\n"
+
+
 def rates(record):
     """A benchmark's rates and ratios."""
     return record["markdown"]
 
 
-VIEWS = {"console": console, "table": table, "command": command, "rates": rates}
+def rules(record):
+    """Threshold rules side by side: means over the findings with their intervals, as Markdown."""
+    points = [row for row in record["operating_points"] if row["finding"] == "macro"]
+    rows = [[row["rule"], *(_point(row, name) for name in POINTS)] for row in points]
+    counts = record["counts"]
+    facts = [
+        f"Fitted on {counts['fit/items']:,} images of {counts['fit/groups']:,} patients, judged on "
+        f"{counts['test/items']:,} images of {counts['test/groups']:,} others, {counts['test/normal']:,} of them "
+        "normal (flagged for any finding); below each value its 95 % interval (bootstrap by patient).",
+        *(f"Note: {warning}." for warning in record["warnings"]),
+    ]
+    return markdown(["rule", *POINTS.values()], rows) + "\n" + "\n\n".join(facts) + "\n"
+
+
+def given(record):
+    """Every rule for the findings that thresholds were given for, with the false alarms for each true one."""
+    points = record["operating_points"]
+    findings = [row["finding"] for row in points if row["rule"] == "class_specific"]
+    rows = []
+    for row in [row for finding in findings for row in points if row["finding"] == finding]:
+        alarms = "–" if not row.get("precision") else f"{1 / row['precision'] - 1:.1f}"
+        values = [_point(row, name) for name in ("precision", "recall", "specificity", "f1")]
+        rows.append([row["finding"], row["rule"], f"{row['threshold']:.4f}", *values, alarms])
+    heads = ["finding", "rule", "threshold", "precision", "recall", "specificity", "F1", "false alarms a true one"]
+    return markdown(heads, rows)
+
+
+def study(record):
+    """What the rule of the study that this project began with does here, in sentences."""
+    points = {(row["rule"], row["finding"]): row for row in record["operating_points"]}
+    findings = [finding for rule, finding in points if rule == "paper" and finding != "macro"]
+    floor = [finding for finding in findings if points["paper", finding]["threshold"] == PAPER_FLOOR]
+    silent = [finding for finding in findings if "precision" not in points["paper", finding]]
+    mean, normal = points["paper", "macro"], "false_positive_rate/No Finding"
+    text = f"- It sets {len(floor)} of {len(findings)} thresholds to its floor of {PAPER_FLOOR}"
+    if len(floor) < len(findings):
+        text += f" (not that of {', '.join(finding for finding in findings if finding not in floor)})"
+    lines = [
+        f"{text}: the mean and spread of the scores decide nothing there.",
+        f"- It finds {mean['recall']:.1%} of the positives (mean over the findings) and flags {mean[normal]:.1%} of "
+        f"the normal images; it flags nothing at all of {', '.join(silent) or 'no finding'}.",
+    ]
+    lines += [
+        f"- At the threshold of {row['threshold']:g} given for {finding} it finds {row['recall']:.1%} of the positives."
+        for (rule, finding), row in points.items()
+        if rule == "class_specific"
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PAPER_FLOOR = 0.6
+
+
+def _point(row, name):
+    return ranged(row.get(name), row.get(f"{name}_interval"), "<br>")
+
+
+VIEWS = {"console": console, "table": table, "command": command, "rates": rates, "rules": rules, "given": given,
+         "study": study, "localization": localization}  # fmt: skip
 
 
 def renewed(text):
@@ -79,7 +155,9 @@ def main(arguments):
     if len(arguments) == 2:
         study, run_dir = HERE / arguments[0], Path(arguments[1])
         study.mkdir(exist_ok=True)
-        shutil.copy(run_dir / "results.json", study / "results.json")
+        record = json.loads((run_dir / "results.json").read_text())
+        record.pop("fairness", None)  # hundreds of rows that no block shows
+        (study / "results.json").write_text(json.dumps(record, indent=2) + "\n")
     stale = []
     for path in [HERE.parent / "README.md", *sorted(HERE.glob("*/README.md"))]:
         text = path.read_text()

@@ -217,9 +217,12 @@ def training_loop(size, folder, count, tuned=False):
 
 
 def mpi(size, folder, rounds):
-    """Inference from the command line: one thread, all threads, 2 MPI ranks, 2 independent processes at once."""
+    """Inference from the command line: one thread, all threads, 2 MPI ranks, 2 independent processes at once.
+
+    Each core gets the same number of images, so that all are timed over about the same span.
+    """
     command = [
-        sys.executable, "train.py", "data.source.images=1000", f"data.size={size}",
+        sys.executable, "train.py", f"data.size={size}",
         f"data.cache_dir={folder}/cache", "data.fractions=[0.3,0.1,0.6]", "bootstrap=10", "callbacks=none",
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
@@ -231,12 +234,14 @@ def mpi(size, folder, rounds):
         "+trainer.limit_train_batches=1",
         f"run_dir={folder}/fit",
     ]
-    subprocess.run([*command[:-1], *fit], cwd=ROOT, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [*command[:-1], "data.source.images=800", *fit], cwd=ROOT, env=environment, check=True, capture_output=True
+    )
 
-    def start(name, *overrides, ranks=1):
+    def start(name, *overrides, ranks=1, busy=1):
         run_dir = f"{folder}/{name}"
         test = [*command, "stages=[test]", f"checkpoint={checkpoint}", f"run_dir={run_dir}", *overrides]
-        test.append(f"data.batch_size={ranks * INFERENCE_BATCH}")
+        test += [f"data.batch_size={ranks * INFERENCE_BATCH}", f"data.source.images={busy * 800}"]
         process = subprocess.Popen(test, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
         return process, run_dir
 
@@ -250,8 +255,8 @@ def mpi(size, folder, rounds):
 
     contestants = {
         "1 thread": lambda: finish([start("seq", "trainer=cpu_seq")]),
-        "2 threads": lambda: finish([start("threads", "trainer=cpu", "trainer.threads=2")]),
-        "2 MPI ranks": lambda: finish([start("mpi", "trainer=mpi_cpu", "ranks=2", ranks=2)]),
+        "2 threads": lambda: finish([start("threads", "trainer=cpu", "trainer.threads=2", busy=2)]),
+        "2 MPI ranks": lambda: finish([start("mpi", "trainer=mpi_cpu", "ranks=2", ranks=2, busy=2)]),
         "2 processes": lambda: finish([start("one", "trainer=cpu_seq"), start("two", "trainer=cpu_seq")]),
     }
     return interleaved(contestants, rounds)
