@@ -149,6 +149,11 @@ def inert(cell: Any) -> Any:
     return f"'{cell}" if runs else cell
 
 
+def as_written(text: str) -> str:
+    """A text as it was before `inert` quoted it."""
+    return text[1:] if text[:1] == "'" and inert(text[1:]) == text else text
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf, open_dict
 
 from mmpds import results, tracking
 from mmpds.callbacks import energy, timing
-from mmpds.callbacks.predictions import prediction_table, rejected_table, write_table
+from mmpds.callbacks.predictions import gathered, prediction_table, rejected_table, write_table
 from mmpds.callbacks.resume import AtomicCheckpointIO
 from mmpds.evaluation import Sections, add, judge
 from mmpds.metrics.thresholds import GIVEN
@@ -229,10 +229,7 @@ class Run:
             "gpu": torch.cuda.get_device_name(device) if gpu else None,
             "load_s": self.data.load_s,
         }
-        ranks: list[Any] = [mine]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            ranks = [None] * self.world.size
-            torch.distributed.all_gather_object(ranks, mine)
+        ranks = gathered(mine)
         self.timing["load_s"] = max(rank["load_s"] for rank in ranks)
         spent = self.timing | timing.combine([rank["timing"] for rank in ranks])
         joules = [rank["energy"] for rank in ranks if rank["energy"]]

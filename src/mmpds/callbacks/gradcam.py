@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from mmpds.callbacks.heat_maps import heat_maps, overlay
-from mmpds.callbacks.predictions import Predictions, write_table
+from mmpds.callbacks.predictions import Predictions, gathered, write_table
 from mmpds.data.transforms import to_image
 from mmpds.metrics.localization import Localization, localize, overlap
 from mmpds.results import inert
@@ -91,10 +91,7 @@ class GradCam(Callback):
         prob: Any = predictions.prob
         cases = self._cases(images, pl_module, prob)
         mine = self._explain(images, pl_module, cases[trainer.global_rank :: trainer.world_size])
-        ranks: list[Any] = [mine]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            ranks = [None] * trainer.world_size
-            torch.distributed.all_gather_object(ranks, mine)
+        ranks = gathered(mine)
         if trainer.global_rank == 0:
             done = sorted((explained for rank in ranks for explained in rank), key=lambda one: one.case[:2])
             self._found = self._judge(done, images, pl_module.findings)  # type: ignore[arg-type]

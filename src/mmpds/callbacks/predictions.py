@@ -33,13 +33,10 @@ class Predictions(Callback):
         real = outputs["index"] != PADDING
         self._batches.append({name: value[real].cpu() for name, value in outputs.items()})
 
-    def _gather(self, trainer: pl.Trainer) -> None:
+    def _gather(self) -> None:
         mine = {name: torch.cat([batch[name] for batch in self._batches]).numpy() for name in ("prob", "index")}
         self._batches = []
-        ranks: list[Any] = [mine]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            ranks = [None] * trainer.world_size
-            torch.distributed.all_gather_object(ranks, mine)
+        ranks = gathered(mine)
         index = np.concatenate([rank["index"] for rank in ranks])
         prob = np.concatenate([rank["prob"] for rank in ranks])
         if not np.array_equal(np.sort(index), np.arange(len(index))):
@@ -66,15 +63,24 @@ class Predictions(Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather all ranks' outputs."""
         if _of_result(trainer):
-            self._gather(trainer)
+            self._gather()
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather all ranks' outputs."""
-        self._gather(trainer)
+        self._gather()
 
     def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather all ranks' outputs."""
-        self._gather(trainer)
+        self._gather()
+
+
+def gathered(mine: Any) -> list[Any]:
+    """What every rank hands in, in the order of the ranks, on every rank; all ranks must call it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [mine]
+    ranks: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(ranks, mine)
+    return ranks
 
 
 def _of_result(trainer: pl.Trainer) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mmpds.data import nih
-from mmpds.results import inert
+from mmpds.results import as_written
 
 LABEL, PROBABILITY, PREFIX = " label", " probability", "prob_"
 KNOWN = ("group", "split", "sex", "age", "view", "normal")
@@ -63,7 +63,7 @@ def read_predictions(
     """
     raw = _read("data.predictions", Path(path))
     names = [str(name) for name in raw.columns if name not in ("id", *KNOWN)]
-    own = {_plain(name.removesuffix(PROBABILITY)): name for name in names if name.endswith(PROBABILITY)}
+    own = {as_written(name.removesuffix(PROBABILITY)): name for name in names if name.endswith(PROBABILITY)}
     columns = own or {name.removeprefix(PREFIX): name for name in names}
     raw.index = pd.Index(raw["id"])
     if labels is not None:
@@ -71,7 +71,8 @@ def read_predictions(
         known.index = pd.Index(known["id"])
     elif own:
         known = raw.drop(columns=own.values())
-        known = known.rename(columns=lambda name: _plain(name.removesuffix(LABEL)) if name.endswith(LABEL) else name)
+        labelled = {name: as_written(name.removesuffix(LABEL)) for name in map(str, known) if name.endswith(LABEL)}
+        known = known.rename(columns=labelled)
     else:
         raise ValueError(f"data.predictions={path}: a CSV without labels; give data.labels=FILE, with a row an item")
     shared = [name for name in columns if name in known and name not in KNOWN]
@@ -124,7 +125,7 @@ def _read(key: str, path: Path) -> pd.DataFrame:
         raise ValueError(f"{key}={path}: {size}; give a CSV with a header, a column of ids and one a finding")
     named = next((name for name in ("id", "Image Index") if name in table), table.columns[0])
     table = table.rename(columns={named: "id"})
-    return table.assign(id=table["id"].map(_plain, na_action="ignore"))
+    return table.assign(id=table["id"].map(as_written, na_action="ignore"))
 
 
 def _read_labels(path: Path) -> pd.DataFrame:
@@ -163,7 +164,7 @@ def _described(known: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     table, notes = pd.DataFrame({"id": known.index.astype(str)}, index=known.index), []
     for name in ("group", "split", "view"):
         if name in known:
-            table[name] = known[name].map(_plain, na_action="ignore")
+            table[name] = known[name].map(as_written, na_action="ignore")
     if blank := int(table["group"].isna().sum()) if "group" in table else len(table):
         table["group"] = table["group"].fillna(table["id"]) if "group" in table else table["id"]
         notes.append(
@@ -180,11 +181,6 @@ def _described(known: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     else:
         notes.append("no column normal (1 or 0 of every item): false positives on normal items are not known")
     return table, notes
-
-
-def _plain(text: str) -> str:
-    """A text as it was before `inert` quoted it."""
-    return text[1:] if text[:1] == "'" and inert(text[1:]) == text else text
 
 
 def _first(values: Mapping[str, str] | Sequence[str] | pd.Index) -> str:

@@ -90,7 +90,7 @@ class StoredRun:
         ending = " probability"
         names = [str(column).removesuffix(ending) for column in self.table if str(column).endswith(ending)]
         judged = [name.removeprefix("test/labelled/") for name in self.section("counts") if "test/labelled/" in name]
-        return [_as_written(name) for name in names] or judged
+        return [results.as_written(name) for name in names] or judged
 
     @cached_property
     def tested(self) -> pd.DataFrame:
@@ -136,11 +136,6 @@ class StoredRun:
 def column(table: pd.DataFrame, finding: str, what: str) -> pd.Series[Any]:
     """A finding's `label`, `probability` or `decision`."""
     return table[f"{results.inert(finding)} {what}"]
-
-
-def _as_written(name: str) -> str:
-    """A name as it was before `results.inert`."""
-    return name[1:] if name[:1] == "'" and results.inert(name[1:]) == name else name
 
 
 def _csv(path: Path) -> pd.DataFrame:
