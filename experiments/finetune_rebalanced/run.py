@@ -1,6 +1,6 @@
 """Does fine-tuning on equally many normal and diseased images mend a model trained on three diseased to one normal?
 
-    python experiments/finetune_rebalanced/run.py --root ../shared/data/chest_xray [--size 64] [--epochs 4] [--base 1 4]
+    python experiments/finetune_rebalanced/run.py --root ../shared/data/chest_xray [--size 64] [--base 1 4] [--epochs 8] [--factor 1]
 
 Three runs for each number of epochs that base is trained, one after the other, all of one split by patient; those that
 have finished are not run again:
@@ -33,7 +33,7 @@ FINDING, SENSITIVITY, REPLICATES, SPLIT_SEED = "Pneumonia", 0.95, 1000, 1
 DIFFERENCES = (("rebalanced", "base"), ("rebalanced", "control"))
 
 
-def commands(root, size, base, epochs, folder):
+def commands(root, size, base, epochs, factor, folder):
     """Run -> its overrides; fine-tuning starts from the best weights of base."""
     shared = [
         f"data.root={root}", f"data.findings=[{FINDING}]", f"data.size={size}", f"data.split_seed={SPLIT_SEED}",
@@ -44,6 +44,7 @@ def commands(root, size, base, epochs, folder):
     tuned = [
         "experiment=finetune_rebalanced",
         f"trainer.max_epochs={epochs}",
+        f"model.backbone_learning_rate_factor={factor}",
         f"init_from={folder / 'base' / 'checkpoints' / 'best.ckpt'}",
         "seed=2",
     ]
@@ -118,7 +119,7 @@ def compared(arguments, base_epochs):
     root = arguments.root.resolve()
     folder = ROOT / "runs" / "finetune_rebalanced_study" / f"{root.name}-{arguments.size}px-{base_epochs}epochs"
     records, rows = {}, {}
-    for name, overrides in commands(root, arguments.size, base_epochs, arguments.epochs, folder).items():
+    for name, overrides in commands(root, arguments.size, base_epochs, arguments.epochs, arguments.factor, folder).items():
         records[name], rows[name] = run(overrides, folder / name)
     base = rows["base"]
     if not all(table.index.equals(base.index) and table["group"].equals(base["group"]) for table in rows.values()):
@@ -156,7 +157,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True, help="the folder that holds NORMAL and PNEUMONIA")
     parser.add_argument("--size", type=int, default=64, help="pixels a side")
-    parser.add_argument("--epochs", type=int, default=4, help="of each fine-tuning")
+    parser.add_argument("--epochs", type=int, default=8, help="of each fine-tuning")
+    parser.add_argument("--factor", type=float, default=1.0, help="of the backbone's learning rate in fine-tuning")
     parser.add_argument("--base", type=int, nargs="+", default=[1, 4], help="epochs of base, a study each")
     arguments = parser.parse_args()
     if not arguments.root.is_dir():

@@ -72,12 +72,18 @@ def free_port() -> int:
 
 
 def run_directory(cfg: DictConfig, run_id: str) -> Path:
-    """The run's folder: run_dir, or the newest of this name when resuming, or a new one."""
+    """The run's folder: run_dir, or the newest of this name when resuming, or a new one.
+
+    Where nothing is trained, images are what a run goes on with: of the newest unfinished one that makes the same.
+    """
     if cfg.run_dir:
         return Path(cfg.run_dir)
     folder = Path("runs") / (cfg.name or "train")
-    if cfg.resume in ("last", "auto") and (found := results.newest_checkpoint(folder)):
-        return found.parents[1]
+    if cfg.resume in ("last", "auto"):
+        if "fit" not in cfg.stages:
+            return results.newest_unfinished(folder, cfg) or folder / run_id
+        if found := results.newest_checkpoint(folder):
+            return found.parents[1]
     return folder / run_id
 
 

@@ -87,7 +87,7 @@ def read(run_dir: Path) -> dict[str, Any]:
 
 
 def status(run_dir: Path) -> str | None:
-    """finished, failed, interrupted, or None where there is no results.json."""
+    """finished, failed, interrupted, skipped (this machine lacks what it needs), or None without a results.json."""
     return read(run_dir).get("status")
 
 
@@ -97,10 +97,30 @@ def mark(run_dir: Path, status: str, error: str) -> None:
         write(run_dir, read(run_dir) | {"status": status, "error": error})
 
 
+def add_timing(run_dir: Path, name: str, seconds: float) -> None:
+    """Add a time that only who started the run could take; nothing where the run came to no timing."""
+    if (record := read(run_dir)).get("timing"):
+        with contextlib.suppress(OSError):
+            write(run_dir, record | {"timing": record["timing"] | {name: seconds}})
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The last.ckpt of the newest run below `folder` that has one."""
     found = sorted(folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     return found[-1] if found else None
+
+
+def newest_unfinished(folder: Path, cfg: DictConfig) -> Path | None:
+    """The newest run below `folder` that has not finished and makes the same: on any trainer, with any report."""
+    from omegaconf import OmegaConf
+
+    keys = ["stages", "seed", "checkpoint", "init_from", "data", "model"]
+    wanted = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
+    for path in sorted(folder.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime, reverse=True):
+        known: Any = OmegaConf.load(path)
+        if status(path.parent) != "finished" and OmegaConf.masked_copy(known, keys) == wanted:
+            return path.parent
+    return None
 
 
 def git_commit() -> str | None:

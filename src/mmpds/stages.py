@@ -15,25 +15,22 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import numpy as np
-import pandas as pd
 import torch
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf, open_dict
 
-from mmpds import results, tracking
+from mmpds import results
 from mmpds.callbacks import energy, timing
-from mmpds.callbacks.predictions import gathered, prediction_table, rejected_table, write_table
+from mmpds.callbacks.predictions import gathered
 from mmpds.callbacks.resume import AtomicCheckpointIO
-from mmpds.evaluation import Sections, add, judge
-from mmpds.metrics.thresholds import GIVEN
+from mmpds.evaluation import Sections
 from mmpds.world import World, cores, threads
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from mmpds.data.module import ImageData
+    from mmpds.tasks import Task
 
 OURS = ("launcher", "threads", "channels_last", "compile")
 """Keys of the trainer group that are not arguments of lightning.pytorch.Trainer."""
@@ -58,7 +55,8 @@ class Run:
         started: when the user pressed enter, as time.time().
     """
 
-    model: Any  # a LightningModule with `findings`, `threshold` and `load_weights`
+    data: Any  # a LightningDataModule with `findings`, `notes`, `load_s`
+    model: Any  # a LightningModule with `task`, `restated` and `load_weights`
 
     def __init__(self, cfg: DictConfig, world: World, started: float) -> None:
         for name in ("lightning.pytorch", "lightning.fabric"):
@@ -71,38 +69,41 @@ class Run:
         pl.seed_everything(cfg.seed, verbose=False)
         began = time.perf_counter()
         self.data, self.model = self._data_and_model()
+        self.task: Task = get_class(f"mmpds.tasks.{self.model.task}.Task")(self)
         self.callbacks = {name: instantiate(node) for name, node in (cfg.callbacks or {}).items() if node}
         if "fit" not in cfg.stages:
             self.callbacks = {n: c for n, c in self.callbacks.items() if n not in ("best", "last", "ema")}
         self.trainer = self._trainer()
         self.timing["build_s"] = time.perf_counter() - began
 
-    def _data_and_model(self) -> tuple[ImageData, Any]:
+    def _data_and_model(self) -> tuple[Any, Any]:
         cfg = self.cfg
         with open_dict(cfg):
             if OmegaConf.is_missing(cfg.data, "root"):
                 cfg.data.root = None  # only another folder is tested or predicted
-            if cfg.data.on_bad_image == "auto":
+            if cfg.data.get("on_bad_image") == "auto":
                 cfg.data.on_bad_image = "error" if "test" in cfg.stages and "fit" not in cfg.stages else "skip"
         data = instantiate(cfg.data, _convert_="all")
+        kind: Any = get_class(cfg.model._target_)
+        labels = {"findings": list(data.findings)} if kind.task == "detection" else {}
         if not cfg.checkpoint:
-            model = instantiate(cfg.model, findings=list(data.findings), _convert_="all")
+            model = instantiate(cfg.model, **labels, _convert_="all")
             if cfg.init_from and (fresh := model.load_weights(cfg.init_from)) and "fit" not in cfg.stages:
                 raise ValueError(f"init_from={cfg.init_from} knows nothing of {', '.join(fresh)}: add fit to stages")
             return data, model
-        stated = cfg.model.get("threshold", {}).get("rule") in GIVEN
-        threshold = {"threshold": OmegaConf.to_container(cfg.model.threshold)} if stated else {}
-        kind: Any = get_class(cfg.model._target_)
+        stated = kind.restated(OmegaConf.to_container(cfg.model, resolve=True))
         with _reading("checkpoint", cfg.checkpoint):
-            model = kind.load_from_checkpoint(cfg.checkpoint, map_location="cpu", weights_only=True, **threshold)
-        data.findings = model.findings  # another data set's labels, in the order of this model's outputs
+            model = kind.load_from_checkpoint(cfg.checkpoint, map_location="cpu", weights_only=True, **stated)
+        if labels:
+            data.findings = model.findings  # another data set's labels, in the order of this model's outputs
         return data, model
 
     def _trainer(self) -> pl.Trainer:
         cfg = self.cfg
         arguments = {key: value for key, value in cfg.trainer.items() if key not in OURS}
         if arguments["precision"] == "auto":
-            arguments["precision"] = "bf16-mixed" if has_bfloat16(arguments["accelerator"]) else "32-true"
+            half = "bf16-mixed" if "fit" in cfg.stages else self.task.inference_precision
+            arguments["precision"] = half if has_bfloat16(arguments["accelerator"]) else "32-true"
         if self.world.launcher != "none":
             # on CPU a device is a process: nodes may hold different numbers of ranks
             gpu = arguments["accelerator"] == "gpu"
@@ -129,35 +130,29 @@ class Run:
 
     def stages(self) -> dict[str, Any]:
         """Run the stages of the configuration; returns their part of results.json (complete on rank 0 only)."""
-        cfg, trainer, tables = self.cfg, self.trainer, []
+        cfg, trainer = self.cfg, self.trainer
         found: Sections = {"metrics": {}, "intervals": {}, "counts": {}, "warnings": []}
         weights: str | None = None  # those the model has now
         if "fit" in cfg.stages:
             trainer.fit(self.model, self.data, ckpt_path=self._resume_path(), weights_only=True)
             weights = getattr(self.callbacks.get("best"), "best_model_path", None) or None
-        if "fit" in cfg.stages or not (self.model.threshold.fitted and self.model.calibration.fitted):
-            # the best weights are not the last; pretrained ones have no thresholds yet
+        if "fit" in cfg.stages or self.task.needs_validation():
             trainer.validate(self.model, self.data, ckpt_path=weights, weights_only=True, verbose=False)
             found["metrics"] |= {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
-            if self.callbacks["predictions"].prob is not None:
-                tables.append(self._predicted("val")[-1])
+            self.task.validated()  # the best weights are not the last
         if "test" in cfg.stages:
             trainer.test(self.model, self.data, verbose=False)
-            prob, decision, rows = self._predicted("test")
-            tables.append(rows)
-            if self.world.rank == 0:
-                self._judge(prob, decision, found)
+            self.task.tested(found)
         if "predict" in cfg.stages:
             trainer.predict(self.model, self.data, return_predictions=False)
-            tables.append(self._predicted("predict")[-1])
+            self.task.predicted(found)
         costs = self._costs()
         if self.world.rank == 0:
-            self._keep(tables, found)
+            self.task.keep(found)
+            found["warnings"] += self.data.notes
             figures = {n: v for n, v in results.flatten(found | costs).items() if isinstance(v, float)}
             for logger in trainer.loggers:
                 logger.log_metrics(figures)
-            if "test" in cfg.stages:
-                tracking.log_samples(trainer.loggers, self.data.images["test"], cfg.log_images)
         for logger in trainer.loggers:
             logger.finalize("success")
         return found | costs | {"artifacts": self._artifacts(), "error": None}
@@ -172,50 +167,6 @@ class Run:
             with _reading("resume", path):
                 torch.load(path, map_location="meta", weights_only=True)
         return str(path) if path else None
-
-    def _predicted(self, split: str) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-        """Probabilities and decisions, [N, C], of the split that a stage has just seen; and its predictions.csv."""
-        prob = self.callbacks["predictions"].prob
-        if split == "val":  # the calibration was fitted on these, after they were predicted
-            prob = self.model.calibration.calibrate(torch.from_numpy(prob)).numpy()
-        decision = self.model.threshold.decide(torch.from_numpy(prob)).numpy()
-        return (
-            prob,
-            decision,
-            prediction_table(split, self.data.images[split].table, self.model.findings, prob, decision),
-        )
-
-    def _judge(self, prob: np.ndarray, decision: np.ndarray, found: Sections) -> None:
-        """Add the judgement of the test split to `found`."""
-        cfg, threshold, images = self.cfg, self.model.threshold, self.data.images["test"]
-        if cfg.checkpoint and (asked := cfg.model.threshold.rule) != threshold.rule:
-            why = "there was nothing to fit it on"
-            found["warnings"].append(
-                f"model.threshold.rule={asked} not applied: {why}; these are the checkpoint's, of rule {threshold.rule}"
-            )
-        label, findings = images.label.numpy(), self.model.findings
-        add(found, judge(
-            prob, label, decision, images.table, threshold, findings, replicates=cfg.bootstrap, seed=cfg.seed,
-            input_range=self.callbacks["input_range"].summary() if "input_range" in self.callbacks else None,
-            leaked=self.data.leaked,
-        ))  # fmt: skip
-        if "gradcam" in self.callbacks:
-            looked = self.callbacks["gradcam"].summary()
-            for section in ("metrics", "intervals", "counts"):
-                found[section] |= {f"test/{name}": value for name, value in looked[section].items()}
-            found["warnings"] += looked["warnings"]
-        found["calibration"] = {"method": self.model.calibration.method}
-        found["warnings"] += [f"{finding}: {why}" for finding, why in self.model.calibration.unfit.items()]
-
-    def _keep(self, tables: list[pd.DataFrame], found: dict[str, Any]) -> None:
-        """Write predictions.csv and rejected.csv; add what the data has to say to `found`."""
-        found["warnings"] += self.data.notes
-        if tables:
-            write_table(self.run_dir / "predictions.csv", pd.concat(tables))
-        if count := len(self.data.rejected):
-            write_table(self.run_dir / "rejected.csv", rejected_table(self.data.rejected))
-            found["counts"]["rejected"] = count
-            found["warnings"].append(f"{count} unreadable images left out: rejected.csv")
 
     def _costs(self) -> dict[str, Any]:
         """Timing, energy and memory of all ranks, and what they ran on."""
@@ -247,8 +198,7 @@ class Run:
     def _artifacts(self) -> dict[str, str]:
         names = {
             "config": results.CONFIG,
-            "predictions": "predictions.csv",
-            "rejected": "rejected.csv",
+            **self.task.artifacts,
             "best": "checkpoints/best.ckpt",
             "last": "checkpoints/last.ckpt",
             "log": "logs/metrics.csv",

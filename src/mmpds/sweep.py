@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpds import launch, results
+from mmpds import launch, results, scaling
 from mmpds.check import Problem, config_problems
 from mmpds.console import print_problems, say, table
 from mmpds.world import World, adopt, ranks
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 OVERRIDES = "overrides.txt"
-HEADLINE = ("test/auroc/macro", "test/average_precision/macro", "test/f1/macro", "timing.fit_s",
-            "timing.throughput_items_per_s", "energy.joules")  # fmt: skip
+HEADLINE = ("test/auroc/macro", "test/average_precision/macro", "test/f1/macro", "test/fid", "test/kid",
+            "test/fidelity/macro", "timing.fit_s", "timing.predict_s", "timing.throughput_items_per_s",
+            "energy.joules")  # fmt: skip
+"""What the table of all jobs shows, of what any of them has."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ class Sweep:
     def run(self, cfg: DictConfig, hydra: HydraConf) -> float | None:
         """One job, in processes of its own so that jobs share no state; a failure ends this job alone.
 
+        A job that asks for what this machine lacks, such as a GPU, is skipped: a sweep over trainers is one command
+        on every machine. Resuming the sweep elsewhere runs it.
+
         Returns:
             The figure named by cfg.objective for a sweeper that optimises; None where the job failed.
         """
@@ -85,13 +90,20 @@ class Sweep:
             say(f"mmpds: job {hydra.job.num}: {' '.join(varied)}")
             cfg.run_dir = str(run_dir)
             results.save_config(cfg, run_dir, overrides, time.time())
-            if problems := config_problems(cfg, World()):
+            problems = config_problems(cfg, World())
+            if problems and all(problem.lacking for problem in problems):
+                why = "; ".join(map(str, problems))
+                results.mark(run_dir, "skipped", why)
+                say(f"mmpds: skipped: {why}")
+            elif problems:
                 print_problems(problems)
                 results.mark(run_dir, "failed", "configuration: " + "; ".join(map(str, problems)))
             else:
+                began = time.perf_counter()
                 code = launch.spawn(launch.launcher_command(cfg, ranks(cfg)), run_dir, os.environ)
                 if code in (130, 143):
                     raise KeyboardInterrupt  # the whole sweep was meant, not one job of it
+                results.add_timing(run_dir, "command_s", time.perf_counter() - began)
         metrics = results.read(run_dir).get("metrics") or {}
         value = metrics.get(cfg.objective)
         return None if value is None else float(value)
@@ -106,7 +118,7 @@ class Sweep:
         return [text for text in overrides if parser.parse_override(text).get_key_element() not in fixed]
 
     def finish(self) -> int:
-        """Print and write the table of all jobs; returns 1 if any is not finished."""
+        """Print and write the tables of all jobs; returns 1 if any failed, or if all were skipped."""
         jobs = [results.read(path.parent) for path in sorted(self.folder.glob(f"*/{results.FILE}"))]
         if not jobs:
             return 0
@@ -115,10 +127,21 @@ class Sweep:
         shown = [name for name in HEADLINE if any(row.get(name) is not None for row in rows)]
         cells = [[row["job"], row["status"], *(_figure(row.get(name)) for name in shown)] for row in rows]
         heads = ["job", "status", *(name.removeprefix("timing.").removeprefix("test/") for name in shown)]
-        results.write_text(self.folder / "summary.md", markdown(heads, cells))
-        table(f"Sweep, {len(jobs)} jobs", heads, cells)
-        sys.stdout.write(f"  {self.folder}/summary.md, summary.csv\n")
-        return int(any(job["status"] != "finished" for job in jobs))
+        ways = scaling.compare(jobs)
+        if ways:
+            write_csv(self.folder / "scaling.csv", ways)
+        told = [(f"Sweep, {len(jobs)} jobs", heads, cells), *(scaling.tables(ways) if ways else ())]
+        remarks = scaling.remarks(ways)
+        text = "\n".join(f"{title}\n\n{markdown(columns, lines)}" for title, columns, lines in told)
+        results.write_text(self.folder / "summary.md", text + "".join(f"\n- {remark}" for remark in remarks) + "\n")
+        for title, columns, lines in told:
+            table(title, columns, lines)
+        sys.stdout.write("".join(f"  ! {remark}\n" for remark in remarks))
+        sys.stdout.write(f"  {self.folder}/summary.md, summary.csv{', scaling.csv' * bool(ways)}\n")
+        statuses = {job["status"] for job in jobs}
+        if statuses == {"skipped"}:
+            say("mmpds: every job was skipped: this machine has nothing that any of them asks for")
+        return int(statuses == {"skipped"} or not statuses <= {"finished", "skipped"})
 
 
 def job_folder(overrides: list[str]) -> str:

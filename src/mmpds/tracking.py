@@ -6,7 +6,7 @@ import netrc
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from mmpds.data.contact_sheet import contact_sheet
@@ -55,12 +55,16 @@ def wandb_logger(save_dir: str, project: str, name: str | None = None) -> WandbL
 
 def log_samples(loggers: Sequence[object], images: Images, count: int) -> None:
     """Send a contact sheet of the first `count` images, with their findings, to the loggers that take images."""
-    takers = [logger for logger in loggers if hasattr(logger, "log_image")]
-    if takers and count:
+    if count and any(hasattr(logger, "log_image") for logger in loggers):
         rows = [int(row) for row in images.rows[:count]]
-        sheet = contact_sheet(images.source, rows, size=min(images.size, 160), columns=4)
-        for logger in takers:
-            logger.log_image("test/images", [sheet])
+        log_images(loggers, "test/images", contact_sheet(images.source, rows, size=min(images.size, 160), columns=4))
+
+
+def log_images(loggers: Sequence[object], name: str, image: Any) -> None:
+    """Send an image (a PIL image, or a file's path) to the loggers that take images."""
+    for logger in loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(name, [image])
 
 
 def finish(exit_code: int) -> None:

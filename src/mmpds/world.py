@@ -99,6 +99,8 @@ def ranks(cfg: DictConfig) -> int:
         return tasks
     if cfg.trainer.accelerator == "gpu":
         return max(1, gpus())
+    if "prompts" in cfg.data:  # a batch of prompts is one rank's
+        return cores()
     batch = cfg.data.batch_size
     return max((n for n in range(1, cores() + 1) if isinstance(batch, int) and batch % n == 0), default=1)
 

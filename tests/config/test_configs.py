@@ -52,8 +52,8 @@ def test_every_experiment_goes_with_every_trainer(experiment, trainer):
     assert cfg.name == experiment
     assert "evaluate" in cfg.stages or get_class(cfg.model._target_)
     keys = {problem.key for problem in check.config_problems(cfg, World())}
-    # without a GPU and without data on this machine, that is all that may be wrong
-    assert keys <= {"data.root", "data.predictions", "init_from", "trainer", "ranks"}
+    # without a GPU, a Slurm and data on this machine, that is all that may be wrong
+    assert keys <= {"data.root", "data.predictions", "init_from", "trainer", "trainer.launcher", "ranks"}
 
 
 EVALUATE = ("experiment=evaluate_predictions", f"data.predictions={__file__}")
@@ -84,7 +84,7 @@ EVALUATE = ("experiment=evaluate_predictions", f"data.predictions={__file__}")
         (["trainer.threads=0"], "trainer.threads", "above zero"),
         (["experiment=evaluate_predictions"], "data.predictions", "data.predictions=FILE"),
         ([*EVALUATE, "data.predictions=/nowhere.csv"], "data.predictions", "no such file"),
-        ([*EVALUATE, "data.predictions=/"], "data.predictions", "no such file"),
+        ([*EVALUATE, "data.predictions=/"], "data.predictions", "is a folder; give the path of a file"),
         ([*EVALUATE, "data.labels=/nowhere.csv"], "data.labels", "no such file"),
         ([*EVALUATE, "data.fit_fraction=1"], "data.fit_fraction", "below 1"),
         ([*EVALUATE, "stages=[evaluate,test]"], "stages", "give stages=[evaluate]"),
@@ -110,6 +110,20 @@ def test_a_gpu_trainer_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (problem,) = check.config_problems(composed("trainer=gpu"), World())
     assert problem.cure == "no GPU here; use trainer=cpu or trainer=mpi_cpu"
+    assert problem.lacking
+
+
+def test_a_launcher_that_the_machine_lacks_is_no_mistake_of_the_user(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    for trainer, lacks in (("slurm_gpu", "no srun here"), ("mpi_cpu", "no mpirun here")):
+        (problem,) = check.config_problems(composed(f"trainer={trainer}"), World())
+        assert (lacks in problem.cure, problem.lacking) == (True, True)
+        started = World(0, 1, 0, 1, "mpi")
+        assert check.config_problems(composed(f"trainer={trainer}"), started) == []
+    (problem,) = check.config_problems(composed("trainer=mpi_cpu", "mpirun=/nowhere/mpirun"), World())
+    assert not problem.lacking
 
 
 def test_torchrun_without_a_name_needs_a_run_directory(monkeypatch):
@@ -124,7 +138,7 @@ def test_more_ranks_than_gpus_is_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert not check.config_problems(composed("trainer=mpi_gpu"), World())
     (problem,) = check.config_problems(composed("trainer=mpi_gpu", "ranks=4"), World())
-    assert (problem.key, "2 GPUs" in problem.cure) == ("ranks", True)
+    assert (problem.key, "2 GPUs" in problem.cure, problem.lacking) == ("ranks", True, True)
 
 
 def train(*arguments):

@@ -17,9 +17,9 @@ SMALL = (*TINY, "trainer.max_epochs=1", "trainer.threads=1")
 CORES = sorted(os.sched_getaffinity(0))[:2]  # as many ranks as cores: at most two, which divide TINY's batch
 
 
-def train(folder, *arguments):
+def train(folder, *arguments, **variables):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "SLURM_"))}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment |= {"PYTHONPATH": str(ROOT)} | variables
     bound = ["taskset", "--cpu-list", ",".join(map(str, CORES))]
     command = [*bound, sys.executable, str(ROOT / "train.py"), *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
@@ -116,6 +116,62 @@ def test_jobs_of_different_trainers_share_no_state(mended):
     # one thread, one seed: what ran before a job changes nothing in it
     tables = {(sweep_of(folder) / f"trainer={name}" / "predictions.csv").read_text() for name in ("cpu", "cpu_seq")}
     assert len(tables) == 1
+
+
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def partly(tmp_path_factory):
+    """A sweep over trainers, of which this machine lacks one."""
+    folder = tmp_path_factory.mktemp("partly")
+    done = train(folder, "-m", "experiment=demo", *SMALL, "trainer=cpu_seq,cpu,gpu", **NO_GPU)
+    return folder, done, rows(folder)
+
+
+def test_a_sweep_skips_what_the_machine_lacks(partly):
+    folder, done, found = partly
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert statuses(found) == {"trainer=cpu_seq": "finished", "trainer=cpu": "finished", "trainer=gpu": "skipped"}
+    assert "mmpds: skipped: trainer=gpu: no GPU here" in done.stderr
+    assert "no GPU here" in results_of(sweep_of(folder) / "trainer=gpu")["error"]
+
+
+def test_a_sweep_over_trainers_ends_with_speed_ups(partly):
+    folder, done, found = partly
+    with (sweep_of(folder) / "scaling.csv").open(newline="") as file:
+        ways = {row["job"]: row for row in csv.DictReader(file)}
+    assert list(ways) == ["trainer=cpu_seq", "trainer=cpu", "trainer=gpu"], "in the order of the command"
+    rate = {job: float(row["timing.throughput_items_per_s"] or "nan") for job, row in found.items()}
+    command = {job: float(row["timing.command_s"] or "nan") for job, row in found.items()}
+    row = ways["trainer=cpu"]
+    assert float(row["speedup_steady"]) == pytest.approx(rate["trainer=cpu"] / rate["trainer=cpu_seq"])
+    assert float(row["speedup_command"]) == pytest.approx(command["trainer=cpu_seq"] / command["trainer=cpu"])
+    assert float(row["command_s"]) > float(row["startup_s"]) + float(row["stage_s"])
+    assert ways["trainer=gpu"]["speedup_steady"] == ""
+    text = (sweep_of(folder) / "summary.md").read_text()
+    for shown in ("Speed, against trainer=cpu_seq", "Where the time went", "trainer=gpu: skipped: trainer=gpu: no GPU"):
+        assert shown in text
+        assert shown in done.stdout
+
+
+def test_a_sweep_of_which_nothing_can_run_says_so(tmp_path):
+    done = train(tmp_path, "-m", "experiment=demo", "trainer=gpu,mpi_gpu", **NO_GPU)
+    assert done.returncode == 1
+    assert "every job was skipped" in done.stderr
+    assert set(statuses(rows(tmp_path)).values()) == {"skipped"}
+
+
+def test_a_mistake_beside_what_the_machine_lacks_is_a_failure(tmp_path):
+    done = train(tmp_path, "-m", "experiment=demo", "trainer=gpu", "data.size=8,9", **NO_GPU)
+    assert done.returncode == 1
+    assert set(statuses(rows(tmp_path)).values()) == {"failed"}
+
+
+def test_one_run_alone_is_not_skipped(tmp_path):
+    done = train(tmp_path, "experiment=demo", "trainer=gpu", **NO_GPU)
+    assert done.returncode == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 OPTUNA = ("-m", "experiment=demo", *SMALL, "sweep=optuna", "hydra.sweeper.n_trials=2")

@@ -103,6 +103,19 @@ def test_marking_on_a_full_disk_or_in_no_folder_is_silent(tmp_path, monkeypatch)
     assert results.read(tmp_path) == {"status": "interrupted"}
 
 
+def test_a_time_taken_from_outside_joins_those_of_the_run(tmp_path):
+    results.write(tmp_path, {"status": "finished", "timing": {"fit_s": 2.0}})
+    results.add_timing(tmp_path, "command_s", 3.5)
+    assert results.read(tmp_path) == {"status": "finished", "timing": {"fit_s": 2.0, "command_s": 3.5}}
+
+
+def test_a_run_without_times_gets_none_from_outside(tmp_path):
+    results.add_timing(tmp_path / "nowhere", "command_s", 3.5)
+    results.write(tmp_path, {"status": "failed"})
+    results.add_timing(tmp_path, "command_s", 3.5)
+    assert results.read(tmp_path) == {"status": "failed"}
+
+
 def test_a_run_that_starts_counts_as_interrupted(tmp_path):
     cfg = OmegaConf.create({"name": "demo", "seed": 3, "again": "${seed}"})
     results.save_config(cfg, tmp_path / "a" / "r1", ["-m", "seed=3", "--cfg", "hydra.x=1"], started=12.5)

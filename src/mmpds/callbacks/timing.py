@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ EVENTS = 256  # CUDA event pairs kept before their times are read, which waits f
 class _Stage:
     """One stage of one rank. The steady state begins after the warm-up batches.
 
+    cpu: seconds that this process's threads computed, of the whole stage.
     seconds: steady time from batch end to batch end, without validation and what lies between two epochs.
     step: milliseconds of each steady step, from the batch on the device to the end of its step.
     """
@@ -42,6 +43,7 @@ class _Stage:
     warmup_items: Tensor | int = 0
     items: Tensor | int = 0
     seconds: float = 0.0
+    cpu: float = 0.0
     wait: float = 0.0
     comm: float | None = 0.0
     step: array[float] = field(default_factory=lambda: array("d"))
@@ -51,6 +53,7 @@ class _Stage:
         percentiles = np.percentile(self.step, (50, 95, 99)) if self.step else ()
         return {
             "total_s": self.total,
+            "cpu_s": self.cpu,
             "warmup_s": self.warmup,
             "items_total": warmup_items + items,
             "items": items,
@@ -104,7 +107,7 @@ class Timing(Callback):
         one = trainer.world_size == 1
         self._rank, self._device = trainer.global_rank, trainer.strategy.root_device
         stage = STAGES[STAGES.index(stage)]  # Lightning passes an enum, which no strict reader loads again
-        self._now = self._stages[stage] = _Stage(perf_counter(), comm=0.0 if one else None)
+        self._now = self._stages[stage] = _Stage(perf_counter(), cpu=-process_time(), comm=0.0 if one else None)
         self._mark = None
         profiler: Any = trainer.profiler  # type: ignore[attr-defined]
         if self._profiler is not profiler:
@@ -115,6 +118,7 @@ class Timing(Callback):
         if self._now is not None:
             self._pause()
             self._now.total = perf_counter() - self._now.started
+            self._now.cpu += process_time()
             self._now = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -122,6 +126,7 @@ class Timing(Callback):
         if self._now is not None:
             self._events.clear()  # the device may have failed
             self._now.total = perf_counter() - self._now.started
+            self._now.cpu += process_time()
             self._now = None
 
     def _listen(self, profiler: Any) -> None:
@@ -255,7 +260,7 @@ def combine(per_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The `timing` section of results.json (seconds, items/s, ms) from every rank's `Timing.summary()`.
 
     Figures without a stage in their name are of the main stage: fit if it ran, else test, else predict.
-    Stage and warm-up times are those of the slowest rank; throughput is the items of all ranks over the
+    Stage and warm-up times are those of the slowest rank; `cpu_s` is what all ranks computed in it; throughput is the items of all ranks over the
     steady seconds of the slowest one; each percentile of `step_ms` is that of the worst rank; the fractions
     are over the steady seconds of all ranks. `items` counts the steady state, `items_total` every item of
     every stage. What did not run or could not be measured is None.
@@ -265,6 +270,7 @@ def combine(per_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ranks = stages[main]
     section: dict[str, Any] = {f"{name}_s": _each(max, stages[name], "total_s") for name in STAGES}
     section["warmup_s"] = _each(max, ranks, "warmup_s")
+    section["cpu_s"] = _each(sum, ranks, "cpu_s")
     section["items"] = _each(sum, ranks, "items")
     section["items_total"] = sum(rank["items_total"] for name in STAGES for rank in stages[name])
     section["throughput_items_per_s"] = _throughput(ranks)

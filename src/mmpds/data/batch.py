@@ -5,6 +5,7 @@ Shapes: B = items in a batch, H = height, W = width, C = findings.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 if TYPE_CHECKING:
@@ -21,12 +22,37 @@ class Batch(TypedDict):
 
     image: float32 [B, 1, H, W], grey in [0, 1]; 0 is black (air on a radiograph).
     label: float32 [B, C], 1 = finding present, 0 = absent, NaN = not labelled.
+    caption: B reports, "" where there is none.
     index: int64 [B], the item's row in its split's table, or `PADDING`.
     """
 
     image: Tensor
     label: Tensor
+    caption: list[str]
     index: Tensor
+
+
+class PromptBatch(TypedDict):
+    """What a generator receives for prediction.
+
+    prompt: B texts.
+    seed: int64 [B], each item's own, in [0, 2**63).
+    index: int64 [B], the item's row in the table of prompts.
+    """
+
+    prompt: list[str]
+    seed: Tensor
+    index: Tensor
+
+
+def item_seed(seed: int, item: str) -> int:
+    """An item's own seed, in [0, 2**63): the same at any number of ranks, in any batch and any order.
+
+    Args:
+        seed: the run's.
+        item: the item's id.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{item}".encode()).digest()[:8], "big") >> 1
 
 
 class Source(Protocol):

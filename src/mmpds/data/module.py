@@ -23,25 +23,30 @@ from mmpds.data.transforms import Augment, to_image
 SPLITS = ("train", "val", "test")
 
 
-class Images(Dataset[Batch]):
-    """The rows of one split of a source; an item is drawn by a `Draw`."""
+class Images(Dataset[Any]):
+    """The rows of one split of a source; an item, of which the loader makes a `Batch`, is drawn by a `Draw`."""
 
     def __init__(self, source: Source, rows: np.ndarray, findings: Sequence[str], size: int) -> None:
         self.source, self.rows, self.size = source, rows, size
         self.table = source.table.iloc[rows].reset_index(drop=True)
         # a finding that this source does not label is unknown, not absent
         self.label = torch.tensor(self.table.reindex(columns=list(findings)).to_numpy(dtype=np.float32))
+        captions = self.table.get("caption", pd.Series("", index=self.table.index))
+        self.caption = captions.fillna("").astype(str).tolist()
         self.augment = Augment()
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, draw: Draw) -> Batch:
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
         pixels = self.source.image(int(self.rows[draw.row]), self.size)
         if draw.seed is not None:
             pixels = self.augment(pixels, draw.seed)
         index = PADDING if draw.padding else draw.row
-        return Batch(image=to_image(pixels), label=self.label[draw.row], index=torch.tensor(index))
+        return {
+            "image": to_image(pixels), "label": self.label[draw.row], "caption": self.caption[draw.row],
+            "index": torch.tensor(index),
+        }  # fmt: skip
 
 
 class ImageData(pl.LightningDataModule):

@@ -6,7 +6,7 @@ Shapes: B = batch, H = W = pixels a side, C = findings.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,8 +19,9 @@ from torchvision.ops import sigmoid_focal_loss
 from mmpds.data.batch import PADDING, Batch
 from mmpds.metrics.calibration import Calibration
 from mmpds.metrics.classification import DetectionMetrics
-from mmpds.metrics.thresholds import Threshold
+from mmpds.metrics.thresholds import GIVEN, Threshold
 from mmpds.models import pretrained
+from mmpds.models.optimization import adamw
 
 LOSSES = ("bce", "focal")
 FOCAL_GAMMA = 2.0
@@ -75,6 +76,8 @@ class DenseNet121(pl.LightningModule):
     input_shift: Tensor
     positive_weight: Tensor
 
+    task = "detection"
+
     def __init__(
         self, findings: Sequence[str], class_weights: str = "none", calibration: str = "none",
         threshold: Mapping[str, Any] | None = None,
@@ -116,6 +119,12 @@ class DenseNet121(pl.LightningModule):
         self.threshold = Threshold(list(findings), **dict(threshold or {}))
         self.calibration = Calibration(list(findings), calibration)
         self.val_metrics = DetectionMetrics(list(findings))
+
+    @staticmethod
+    def restated(settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a configuration's settings a checkpoint takes over: thresholds that are stated, not fitted."""
+        threshold = settings.get("threshold", {})
+        return {"threshold": threshold} if threshold.get("rule") in GIVEN else {}
 
     @property
     def cam_layers(self) -> tuple[nn.Module, nn.Module]:
@@ -224,38 +233,12 @@ class DenseNet121(pl.LightningModule):
     predict_step = test_step
 
     def configure_optimizers(self) -> Any:
-        """AdamW (Loshchilov & Hutter 2019); each part warms up and decays from where its training begins.
-
-        The groups are the same while the backbone is frozen and after, so that a run resumes in either.
-        """
-        steps = int(self.trainer.estimated_stepping_batches)
+        """See `adamw`; its groups are the same while the backbone is frozen and after: a run resumes in either."""
+        steps = int(self.trainer.estimated_stepping_batches)  # asking makes the loader, whose length comes next
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         frozen = self.hparams["freeze_epochs"] * steps_per_epoch
-        factor = self.hparams["backbone_learning_rate_factor"]
-        parts: list[tuple[nn.Module, float, int]] = [(self.backbone, factor, frozen), (self.head, 1.0, 0)]
+        factor, rate = self.hparams["backbone_learning_rate_factor"], self.hparams["learning_rate"]
+        parts = [(self.backbone.parameters(), rate * factor, frozen), (self.head.parameters(), rate, 0)]
         if (factor, frozen) == (1, 0):  # as before there was fine-tuning: what was begun then can be resumed
-            parts = [(self, 1.0, 0)]
-        groups, schedules = [], []
-        for part, share, begin in parts:
-            rate = self.hparams["learning_rate"] * share
-            decayed = [p for p in part.parameters() if p.ndim > 1]
-            plain = [p for p in part.parameters() if p.ndim <= 1]
-            groups.append({"params": decayed, "lr": rate, "weight_decay": self.hparams["weight_decay"]})
-            groups.append({"params": plain, "lr": rate, "weight_decay": 0.0})
-            schedules += 2 * [schedule(begin, steps, self.hparams["warmup_fraction"])]
-        optimizer = torch.optim.AdamW(groups, fused=True)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def schedule(begin: int, end: int, warmup_fraction: float) -> Callable[[int], float]:
-    """The factor of the learning rate at a step: 0 before `begin`, linear warm-up, then a cosine to 0 at `end`."""
-    warmup = max(1, int((end - begin) * warmup_fraction))
-
-    def factor(step: int) -> float:
-        step -= begin
-        if step < warmup:
-            return max(0, step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, end - begin - warmup)))
-
-    return factor
+            parts = [(self.parameters(), rate, 0)]
+        return adamw(parts, self.hparams["weight_decay"], steps, self.hparams["warmup_fraction"])

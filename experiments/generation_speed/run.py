@@ -1,0 +1,281 @@
+"""How fast does mmpds generate against diffusers as it comes, a hand-tuned loop and over MPI? One run, interleaved.
+
+Stable Diffusion 1.5's architecture with random weights: speed does not depend on what they know. A contestant has a
+process of its own, in which it works only when it is its turn; ratios are of two turns of one round.
+
+    python experiments/generation_speed/run.py [--rounds 5] [--size 256] [--steps 4] [--only inference|mpi]
+
+Writes results.json beside this file and renews the READMEs; --only renews one section on the same hardware. It takes
+13 GB of memory.
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import warnings
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the studies share how they measure
+
+from throughput.run import apart, interleaved, rate
+
+from mmpds import results
+from mmpds.console import table
+from mmpds.sweep import markdown
+from mmpds.world import cores, reuse_memory
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+MODEL = OmegaConf.to_container(OmegaConf.load(ROOT / "conf/model/diffusion_sd15.yaml"))
+BATCH, OUR_BATCH = 4, 8
+PLAIN = 2  # images of a turn of the slowest
+GUIDANCE = 7.5
+PROMPTS = [f"chest radiograph, {text}" for text in (
+    "no finding", "left pleural effusion", "right upper lobe pneumonia", "a nodule in the left lung",
+    "cardiomegaly", "bilateral infiltrates", "right pneumothorax", "atelectasis at the left base",
+)]  # fmt: skip
+# name: (section, numerator, denominator, target)
+PAIRS = {
+    "inference ÷ diffusers pipeline as it comes": ("inference", "mmpds", "plain", 4.0),
+    "inference ÷ hand-tuned diffusers pipeline": ("inference", "mmpds", "tuned", 1.0),
+    "2 MPI ranks ÷ 2 independent processes": ("mpi", "2 MPI ranks", "2 processes", 0.97),
+    "2 MPI ranks ÷ 1 thread": ("mpi", "2 MPI ranks", "1 thread", None),
+}
+# over MPI, where costs of start and communication show most where a call is short
+SMALL = OmegaConf.merge(MODEL, {
+    "unet": {"block_out_channels": [64, 128, 256, 256], "layers_per_block": 1},
+    "text_encoder": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "vae": {"block_out_channels": [32, 64, 64, 64]},
+})  # fmt: skip
+SMALL_STEPS, SMALL_TURNS = 10, 8
+
+
+def generator(size, steps, config):
+    """A model with the same random weights in every process."""
+    from mmpds.models import vocabulary
+    from mmpds.models.diffusion import Diffusion
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(0)
+    parts = {name: config[name] for name in ("unet", "text_encoder", "vae", "noise")}
+    how = {"scheduler": "ddim", "steps": steps, "guidance_scale": GUIDANCE}
+    model = Diffusion(**parts, size=size, sampling=how)
+    text = config["text_encoder"]
+    model.tokenizer = vocabulary.learn(PROMPTS, text["vocab_size"], text["max_position_embeddings"])
+    return model.eval().requires_grad_(False)
+
+
+class Diffusers:
+    """The diffusers pipeline as it comes (float32), or tuned by hand (bfloat16, channels-last, memory reused)."""
+
+    def __init__(self, size, steps, tuned):
+        from diffusers import StableDiffusionPipeline
+
+        from mmpds.models.sampling import make_scheduler
+
+        model = generator(size, steps, MODEL)
+        self.pipeline = StableDiffusionPipeline(
+            model.vae, model.text_encoder, model.tokenizer, model.unet, make_scheduler("ddim", model.noise.config),
+            None, None, requires_safety_checker=False,
+        )  # fmt: skip
+        self.pipeline.set_progress_bar_config(disable=True)
+        if tuned:
+            self.pipeline.to(torch.bfloat16)
+            for part in (self.pipeline.unet, self.pipeline.vae):
+                part.to(memory_format=torch.channels_last)
+            reuse_memory()
+        self.call = {"height": size, "width": size, "num_inference_steps": steps, "guidance_scale": GUIDANCE}
+
+    def images(self, first, last):
+        random = [torch.Generator("cpu").manual_seed(seed) for seed in range(first, last)]
+        return self.pipeline(PROMPTS[first:last], generator=random, output_type="pt", **self.call).images.float()
+
+
+class Ours:
+    """mmpds as a user gets it: the prompts' DataModule, our model, Lightning's predict loop."""
+
+    def __init__(self, size, steps, folder, precision):
+        import lightning.pytorch as pl
+
+        from mmpds.data.prompts import PromptData
+
+        model = generator(size, steps, MODEL)
+        if precision == "bf16-true":
+            model.to(torch.bfloat16)
+        model.to(memory_format=torch.channels_last)
+        reuse_memory()
+        self.data = PromptData(PROMPTS, batch_size=OUR_BATCH)
+        self.data.table["seed"] = range(len(PROMPTS))  # the pipelines' own
+        self.model = model
+        self.trainer = pl.Trainer(
+            accelerator="cpu", devices=1, precision=precision, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+            default_root_dir=folder,
+        )  # fmt: skip
+
+    def images(self):
+        return torch.cat([output["image"] for output in self.trainer.predict(self.model, self.data)])
+
+
+def pipeline_rate(size, steps, folder, tuned=False):
+    """Images a second of a diffusers pipeline; the first call builds it, so that one is built at a time."""
+    made = cache(lambda: Diffusers(size, steps, tuned))
+    count, batch = (len(PROMPTS), BATCH) if tuned else (PLAIN, 1)
+
+    def loop():
+        return torch.cat([made().images(first, first + batch) for first in range(0, count, batch)])
+
+    return partial(kept_rate, made, loop, count, f"{folder}/{'tuned' if tuned else 'plain'}.pt")
+
+
+def our_rate(size, steps, folder, precision=None):
+    """Images a second of Lightning's predict loop."""
+    from mmpds.stages import has_bfloat16
+
+    precision = precision or ("bf16-true" if has_bfloat16("cpu") else "32-true")
+    made = cache(lambda: Ours(size, steps, folder, precision))
+    return partial(kept_rate, made, lambda: made().images(), len(PROMPTS), f"{folder}/mmpds.pt")
+
+
+def kept_rate(build, loop, count, path):
+    """Items a second; the images are kept for `differences`."""
+    build()
+    return rate(lambda: torch.save(loop(), path), count)
+
+
+def differences(folder):
+    """PSNR in dB and SSIM (Wang et al. 2004) of each contestant's images against plain's of the same seeds.
+
+    Both relative to the range of plain's images: of random weights they are pale.
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+    folder, found = Path(folder), {}
+    plain = torch.load(folder / "plain.pt")
+    span = float(plain.max() - plain.min())
+    for path in sorted(folder.glob("*.pt")):
+        if path.stem != "plain":
+            images = torch.load(path)[: len(plain)]
+            found[path.stem] = {
+                "psnr": float(peak_signal_noise_ratio(images, plain, data_range=span)),
+                "ssim": float(structural_similarity_index_measure(images, plain, data_range=span)),
+            }
+    return found
+
+
+def compared(rates):
+    """Each ratio of PAIRS within one round: its median and spread over the rounds."""
+    ratios = {}
+    for name, (section, ours, other, target) in PAIRS.items():
+        if {ours, other} <= set(rates.get(section, ())):
+            each = [a / b for a, b in zip(rates[section][ours], rates[section][other], strict=True)]
+            ratios[name] = {"median": statistics.median(each), "min": min(each), "max": max(each), "target": target}
+    return ratios
+
+
+def mpi(size, rounds, folder):
+    """A small generator from the command line: one thread, 2 MPI ranks, 2 independent processes at once.
+
+    Each core makes the same number of images, so that all are timed over about the same span.
+    """
+    model = generator(size, SMALL_STEPS, OmegaConf.to_container(SMALL))
+    model.save_pretrained(f"{folder}/model")
+    Path(folder, "prompts.txt").write_text("\n".join(PROMPTS))
+    command = [
+        sys.executable, "train.py", "experiment=generate", f"model.pretrained={folder}/model",
+        f"data.prompts={folder}/prompts.txt", f"data.batch_size={BATCH}", "model.sampling.scheduler=ddim",
+        f"model.sampling.steps={SMALL_STEPS}", f"model.sampling.size={size}",
+    ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+
+    def start(name, *overrides, busy=1):
+        run_dir = f"{tempfile.mkdtemp(dir=folder)}/{name}"  # an older one's images would be continued
+        run = [*command, f"data.images_per_prompt={SMALL_TURNS * busy}", f"run_dir={run_dir}", *overrides]
+        return subprocess.Popen(run, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL), run_dir
+
+    def finish(started):
+        total = 0.0
+        for process, run_dir in started:
+            if process.wait():
+                raise SystemExit(f"{run_dir} failed")
+            total += json.loads(Path(run_dir, "results.json").read_text())["timing"]["throughput_items_per_s"]
+        return total
+
+    contestants = {
+        "1 thread": lambda: finish([start("seq", "trainer=cpu_seq")]),
+        "2 MPI ranks": lambda: finish([start("mpi", "trainer=mpi_cpu", "ranks=2", busy=2)]),
+        "2 processes": lambda: finish([start("one", "trainer=cpu_seq"), start("two", "trainer=cpu_seq")]),
+    }
+    return interleaved(contestants, rounds)
+
+
+def tables(rates, ratios, price):
+    """Heads and rows of the tables of rates, of ratios and of differences between images."""
+    rows = [
+        [f"{section}, {name}", f"{statistics.median(each):.3f}", f"{min(each):.3f} to {max(each):.3f}"]
+        for section, group in rates.items()
+        for name, each in group.items()
+    ]
+    ratio_rows = [
+        [name, f"{r['median']:.2f}", f"{r['min']:.2f} to {r['max']:.2f}", f"≥ {r['target']}" if r["target"] else ""]
+        for name, r in ratios.items()
+    ]
+    price_rows = [[name, f"{each['psnr']:.1f} dB", f"{each['ssim']:.4f}"] for name, each in price.items()]
+    return (
+        (["images/s", "median", "spread"], rows),
+        (["ratio", "median", "spread", "target"], ratio_rows),
+        (["images against plain's", "PSNR", "SSIM"], price_rows),
+    )
+
+
+def main():
+    """Measure, print, and keep the whole measurement in results.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--only", choices=["inference", "mpi"])
+    arguments = parser.parse_args()
+    rates, price = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.only in (None, "inference"):
+            builders = {"plain": pipeline_rate, "tuned": partial(pipeline_rate, tuned=True), "mmpds": our_rate}
+            rates["inference"] = apart(builders, arguments.rounds, arguments.size, arguments.steps, folder)
+            price = differences(folder)
+        if arguments.only in (None, "mpi"):
+            rates["mpi"] = mpi(arguments.size, arguments.rounds, folder)
+    hardware, kept = results.hardware([], cores()), HERE / "results.json"
+    if arguments.only and kept.exists() and (old := json.loads(kept.read_text()))["hardware"] == hardware:
+        rates, price = old["images_per_s"] | rates, price or old["differences"]  # a ratio compares within a section
+    ratios = compared(rates)
+    title = (
+        f"Stable Diffusion 1.5's architecture, {arguments.size} px, {arguments.steps} steps of DDIM, guidance "
+        f"{GUIDANCE}; over MPI a small one, {SMALL_STEPS} steps; {hardware['cpu']}, {hardware['cores']} cores"
+    )
+    shown = tables(rates, ratios, price)
+    for heading, (heads, rows) in zip((title, "Ratios, each of two turns of one round", ""), shown, strict=True):
+        table(heading, heads, rows)
+    if set(rates) == {"inference", "mpi"}:
+        text = f"{title}.\n\n" + "\n".join(markdown(heads, rows) for heads, rows in shown)
+        record = {"title": title, "hardware": hardware, "versions": results.versions(), "images_per_s": rates}
+        record |= {"ratios": ratios, "differences": price, "markdown": text}
+        results.write_text(kept, json.dumps(record, indent=2) + "\n")
+        subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+    missed = [name for name, r in ratios.items() if r["target"] and r["median"] < r["target"]]
+    if missed:
+        print("  below target: " + "; ".join(missed))
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

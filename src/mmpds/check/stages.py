@@ -1,0 +1,77 @@
+"""What keeps the stages of a run from starting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpds.check.generation import generates
+from mmpds.check.problem import Problem, exists, nearest
+from mmpds.results import CONFIG
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+STAGES = ("fit", "test", "predict", "evaluate")
+
+
+def stage_problems(cfg: DictConfig) -> list[Problem]:
+    """What a stage lacks: its weights, its images, or a name that exists."""
+    found = [Problem("stages", s, f"no such stage; {nearest(str(s), STAGES)}") for s in cfg.stages if s not in STAGES]
+    if not cfg.stages:
+        found.append(Problem("stages", "[]", "nothing to do; choose from " + ", ".join(STAGES)))
+    found += exists("checkpoint", cfg.checkpoint, "checkpoint")
+    if cfg.init_from not in (None, "imagenet") and not str(cfg.init_from).startswith("densenet121-res224-"):
+        found += exists("init_from", cfg.init_from, "file, and no name such as imagenet or densenet121-res224-all")
+    spared = cfg.model.get("freeze_epochs", 0) or cfg.model.get("backbone_learning_rate_factor", 1) != 1
+    if "fit" in cfg.stages and spared and not cfg.init_from and cfg.resume in (None, "auto"):
+        cure = "a backbone that is frozen or slow must know something: give FILE.ckpt, or a name such as imagenet"
+        found.append(Problem("init_from", None, cure))
+    if "fit" in cfg.stages and cfg.checkpoint:
+        found.append(
+            Problem(
+                "checkpoint",
+                cfg.checkpoint,
+                "stages has fit: use init_from= to start from weights, resume= to go on",
+            )
+        )
+    if "fit" not in cfg.stages and not cfg.checkpoint and not cfg.init_from and not cfg.model.get("pretrained"):
+        other = "model.pretrained=FOLDER" if generates(cfg) else "init_from=NAME"
+        found.append(Problem("checkpoint", None, f"stages has no fit: give checkpoint=PATH, or {other}"))
+    if cfg.resume == "last" and "fit" not in cfg.stages:
+        found.append(Problem("resume", "last", "there is no training to go on with; resume=auto goes on with images"))
+    elif cfg.resume == "last":
+        runs = Path(cfg.run_dir) if cfg.run_dir else Path("runs") / (cfg.name or "train")
+        pattern = "checkpoints/last.ckpt" if cfg.run_dir else "*/checkpoints/last.ckpt"
+        if not any(runs.glob(pattern)):
+            found.append(
+                Problem("resume", "last", f"no {runs / pattern}: nothing to go on with; resume=auto starts anew")
+            )
+    elif cfg.resume not in (None, "auto"):
+        found += exists("resume", cfg.resume, "checkpoint")
+    if "predict" in cfg.stages and not generates(cfg) and not cfg.data.get("predict_root"):
+        found.append(Problem("data.predict_root", None, "stages has predict: give a folder of images"))
+    return found
+
+
+def start_problems(cfg: DictConfig) -> list[Problem]:
+    """Whether weights that training starts from have seen what it would be tested on."""
+    from omegaconf import OmegaConf
+
+    config = Path(str(cfg.init_from)).parent.parent / CONFIG
+    if "fit" not in cfg.stages or not cfg.init_from or not config.is_file():
+        return []
+    before: Any = OmegaConf.to_container(OmegaConf.load(config)).get("data", {})  # type: ignore[union-attr]
+    now: Any = OmegaConf.to_container(cfg.data, resolve=True)
+    roots = [str(Path(str(data.get("root"))).resolve()) for data in (before, now)]
+    if roots[0] != roots[1] or before.get("source") != now.get("source"):
+        return []  # other images
+    return [
+        Problem(
+            f"data.{key}",
+            now.get(key),
+            f"init_from was trained with {before[key]}: else it would be tested on patients that it knows",
+        )
+        for key in ("split", "split_seed", "fractions")
+        if key in before and before[key] != now.get(key)
+    ]

