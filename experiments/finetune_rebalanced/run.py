@@ -1,6 +1,6 @@
 """Does fine-tuning on equally many normal and diseased images mend a model trained on three diseased to one normal?
 
-    python experiments/finetune_rebalanced/run.py --root ../shared/data/chest_xray [--size 64] [--base 1 4] [--epochs 8] [--factor 1]
+    python experiments/finetune_rebalanced/run.py --root ../shared/data/chest_xray [--base 1 4] [--epochs 8]
 
 Three runs for each number of epochs that base is trained, one after the other, all of one split by patient; those that
 have finished are not run again:
@@ -119,7 +119,8 @@ def compared(arguments, base_epochs):
     root = arguments.root.resolve()
     folder = ROOT / "runs" / "finetune_rebalanced_study" / f"{root.name}-{arguments.size}px-{base_epochs}epochs"
     records, rows = {}, {}
-    for name, overrides in commands(root, arguments.size, base_epochs, arguments.epochs, arguments.factor, folder).items():
+    settings = (root, arguments.size, base_epochs, arguments.epochs, arguments.factor, folder)
+    for name, overrides in commands(*settings).items():
         records[name], rows[name] = run(overrides, folder / name)
     base = rows["base"]
     if not all(table.index.equals(base.index) and table["group"].equals(base["group"]) for table in rows.values()):

@@ -10,10 +10,8 @@ Writes results.json beside this file and renews the READMEs; --only renews one s
 """
 
 import argparse
-import json
 import logging
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,19 +22,18 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # the studies share how they measure
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from throughput.run import apart, interleaved, rate
+from measure import apart, conclude, interleaved, kept, rate, steady
 
 from mmpds import results
-from mmpds.console import table
 from mmpds.sweep import markdown
 from mmpds.world import cores, reuse_memory
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MODEL = OmegaConf.to_container(OmegaConf.load(ROOT / "conf/model/diffusion_sd15.yaml"))
-BATCH, OUR_BATCH = 4, 8
+BATCH = 8
 PLAIN = 2  # images of a turn of the slowest
 GUIDANCE = 7.5
 PROMPTS = [f"chest radiograph, {text}" for text in (
@@ -114,7 +111,7 @@ class Ours:
             model.to(torch.bfloat16)
         model.to(memory_format=torch.channels_last)
         reuse_memory()
-        self.data = PromptData(PROMPTS, batch_size=OUR_BATCH)
+        self.data = PromptData(PROMPTS, batch_size=BATCH)
         self.data.table["seed"] = range(len(PROMPTS))  # the pipelines' own
         self.model = model
         self.trainer = pl.Trainer(
@@ -173,16 +170,6 @@ def differences(folder):
     return found
 
 
-def compared(rates):
-    """Each ratio of PAIRS within one round: its median and spread over the rounds."""
-    ratios = {}
-    for name, (section, ours, other, target) in PAIRS.items():
-        if {ours, other} <= set(rates.get(section, ())):
-            each = [a / b for a, b in zip(rates[section][ours], rates[section][other], strict=True)]
-            ratios[name] = {"median": statistics.median(each), "min": min(each), "max": max(each), "target": target}
-    return ratios
-
-
 def mpi(size, rounds, folder):
     """A small generator from the command line: one thread, 2 MPI ranks, 2 independent processes at once.
 
@@ -193,7 +180,7 @@ def mpi(size, rounds, folder):
     Path(folder, "prompts.txt").write_text("\n".join(PROMPTS))
     command = [
         sys.executable, "train.py", "experiment=generate", f"model.pretrained={folder}/model",
-        f"data.prompts={folder}/prompts.txt", f"data.batch_size={BATCH}", "model.sampling.scheduler=ddim",
+        f"data.prompts={folder}/prompts.txt", "data.batch_size=4", "model.sampling.scheduler=ddim",
         f"model.sampling.steps={SMALL_STEPS}", f"model.sampling.size={size}",
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
@@ -203,39 +190,12 @@ def mpi(size, rounds, folder):
         run = [*command, f"data.images_per_prompt={SMALL_TURNS * busy}", f"run_dir={run_dir}", *overrides]
         return subprocess.Popen(run, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL), run_dir
 
-    def finish(started):
-        total = 0.0
-        for process, run_dir in started:
-            if process.wait():
-                raise SystemExit(f"{run_dir} failed")
-            total += json.loads(Path(run_dir, "results.json").read_text())["timing"]["throughput_items_per_s"]
-        return total
-
     contestants = {
-        "1 thread": lambda: finish([start("seq", "trainer=cpu_seq")]),
-        "2 MPI ranks": lambda: finish([start("mpi", "trainer=mpi_cpu", "ranks=2", busy=2)]),
-        "2 processes": lambda: finish([start("one", "trainer=cpu_seq"), start("two", "trainer=cpu_seq")]),
+        "1 thread": lambda: steady([start("seq", "trainer=cpu_seq")]),
+        "2 MPI ranks": lambda: steady([start("mpi", "trainer=mpi_cpu", "ranks=2", busy=2)]),
+        "2 processes": lambda: steady([start("one", "trainer=cpu_seq"), start("two", "trainer=cpu_seq")]),
     }
     return interleaved(contestants, rounds)
-
-
-def tables(rates, ratios, price):
-    """Heads and rows of the tables of rates, of ratios and of differences between images."""
-    rows = [
-        [f"{section}, {name}", f"{statistics.median(each):.3f}", f"{min(each):.3f} to {max(each):.3f}"]
-        for section, group in rates.items()
-        for name, each in group.items()
-    ]
-    ratio_rows = [
-        [name, f"{r['median']:.2f}", f"{r['min']:.2f} to {r['max']:.2f}", f"≥ {r['target']}" if r["target"] else ""]
-        for name, r in ratios.items()
-    ]
-    price_rows = [[name, f"{each['psnr']:.1f} dB", f"{each['ssim']:.4f}"] for name, each in price.items()]
-    return (
-        (["images/s", "median", "spread"], rows),
-        (["ratio", "median", "spread", "target"], ratio_rows),
-        (["images against plain's", "PSNR", "SSIM"], price_rows),
-    )
 
 
 def main():
@@ -254,27 +214,17 @@ def main():
             price = differences(folder)
         if arguments.only in (None, "mpi"):
             rates["mpi"] = mpi(arguments.size, arguments.rounds, folder)
-    hardware, kept = results.hardware([], cores()), HERE / "results.json"
-    if arguments.only and kept.exists() and (old := json.loads(kept.read_text()))["hardware"] == hardware:
+    if arguments.only and (old := kept(HERE)):
         rates, price = old["images_per_s"] | rates, price or old["differences"]  # a ratio compares within a section
-    ratios = compared(rates)
+    hardware = results.hardware([], cores())
     title = (
         f"Stable Diffusion 1.5's architecture, {arguments.size} px, {arguments.steps} steps of DDIM, guidance "
-        f"{GUIDANCE}; over MPI a small one, {SMALL_STEPS} steps; {hardware['cpu']}, {hardware['cores']} cores"
+        f"{GUIDANCE}, batches of {BATCH}; over MPI a small one, {SMALL_STEPS} steps; {hardware['cpu']}, "
+        f"{hardware['cores']} cores"
     )
-    shown = tables(rates, ratios, price)
-    for heading, (heads, rows) in zip((title, "Ratios, each of two turns of one round", ""), shown, strict=True):
-        table(heading, heads, rows)
-    if set(rates) == {"inference", "mpi"}:
-        text = f"{title}.\n\n" + "\n".join(markdown(heads, rows) for heads, rows in shown)
-        record = {"title": title, "hardware": hardware, "versions": results.versions(), "images_per_s": rates}
-        record |= {"ratios": ratios, "differences": price, "markdown": text}
-        results.write_text(kept, json.dumps(record, indent=2) + "\n")
-        subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
-    missed = [name for name, r in ratios.items() if r["target"] and r["median"] < r["target"]]
-    if missed:
-        print("  below target: " + "; ".join(missed))
-    return int(bool(missed))
+    rows = [[name, f"{each['psnr']:.1f} dB", f"{each['ssim']:.4f}"] for name, each in price.items()]
+    remarks = markdown(["images against plain's", "PSNR", "SSIM"], rows)
+    return conclude(HERE, title, rates, PAIRS, ("inference", "mpi"), remarks, differences=price)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,13 @@ Writes results.json beside this file and renews the READMEs; --only renews one s
 """
 
 import argparse
-import json
 import logging
-import multiprocessing
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -25,9 +22,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from measure import apart, conclude, interleaved, kept, rate, steady
+
 from mmpds import results
-from mmpds.console import table
-from mmpds.sweep import markdown
 from mmpds.world import cores, reuse_memory
 
 HERE = Path(__file__).resolve().parent
@@ -45,50 +44,6 @@ PAIRS = {
     "2 MPI ranks ÷ 2 threads": ("mpi", "2 MPI ranks", "2 threads", None),
     "2 MPI ranks ÷ 1 thread": ("mpi", "2 MPI ranks", "1 thread", None),
 }
-
-
-def rate(work, items):
-    """Items a second of one call."""
-    began = time.perf_counter()
-    work()
-    return items / (time.perf_counter() - began)
-
-
-def interleaved(contestants, rounds):
-    """Rates of each contestant over rounds that take turns, so that a slow minute slows all; the first is warm-up."""
-    rates = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
-        for name, measure in contestants.items():
-            value = measure()
-            if turn:
-                rates[name].append(value)
-        print(f"  round {turn}: " + ", ".join(f"{n} {r[-1]:.1f}" for n, r in rates.items() if r), flush=True)
-    return rates
-
-
-def apart(builders, rounds, *arguments):
-    """`interleaved`, each contestant in a process of its own: none profits from another's memory or settings."""
-    spawn, pipes = multiprocessing.get_context("spawn"), {}
-    for name, build in builders.items():
-        pipes[name], inner = spawn.Pipe()
-        spawn.Process(target=serve, args=(inner, build, arguments), daemon=True).start()
-
-    def ask(pipe):
-        pipe.send(True)
-        return pipe.recv()
-
-    rates = interleaved({name: partial(ask, pipe) for name, pipe in pipes.items()}, rounds)
-    for pipe in pipes.values():
-        pipe.send(False)
-    return rates
-
-
-def serve(pipe, build, arguments):
-    """A contestant's process: measures when it is asked to."""
-    torch.set_num_threads(cores())
-    measure = build(*arguments)
-    while pipe.recv():
-        pipe.send(measure())
 
 
 class Ours:
@@ -245,45 +200,13 @@ def mpi(size, folder, rounds):
         process = subprocess.Popen(test, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
         return process, run_dir
 
-    def finish(started):
-        total = 0.0
-        for process, run_dir in started:
-            if process.wait():
-                raise SystemExit(f"{run_dir} failed")
-            total += json.loads(Path(run_dir, "results.json").read_text())["timing"]["throughput_items_per_s"]
-        return total
-
     contestants = {
-        "1 thread": lambda: finish([start("seq", "trainer=cpu_seq")]),
-        "2 threads": lambda: finish([start("threads", "trainer=cpu", "trainer.threads=2", busy=2)]),
-        "2 MPI ranks": lambda: finish([start("mpi", "trainer=mpi_cpu", "ranks=2", ranks=2, busy=2)]),
-        "2 processes": lambda: finish([start("one", "trainer=cpu_seq"), start("two", "trainer=cpu_seq")]),
+        "1 thread": lambda: steady([start("seq", "trainer=cpu_seq")]),
+        "2 threads": lambda: steady([start("threads", "trainer=cpu", "trainer.threads=2", busy=2)]),
+        "2 MPI ranks": lambda: steady([start("mpi", "trainer=mpi_cpu", "ranks=2", ranks=2, busy=2)]),
+        "2 processes": lambda: steady([start("one", "trainer=cpu_seq"), start("two", "trainer=cpu_seq")]),
     }
     return interleaved(contestants, rounds)
-
-
-def compared(rates):
-    """Each ratio of PAIRS within one round: its median and spread over the rounds."""
-    ratios = {}
-    for name, (section, ours, other, target) in PAIRS.items():
-        if {ours, other} <= set(rates.get(section, ())):
-            each = [a / b for a, b in zip(rates[section][ours], rates[section][other], strict=True)]
-            ratios[name] = {"median": statistics.median(each), "min": min(each), "max": max(each), "target": target}
-    return ratios
-
-
-def tables(rates, ratios):
-    """Title, heads and rows of the tables of rates and of ratios."""
-    rows = [
-        [f"{section}, {name}", f"{statistics.median(each):.1f}", f"{min(each):.1f} to {max(each):.1f}"]
-        for section, group in rates.items()
-        for name, each in group.items()
-    ]
-    ratio_rows = [
-        [name, f"{r['median']:.2f}", f"{r['min']:.2f} to {r['max']:.2f}", f"≥ {r['target']}" if r["target"] else ""]
-        for name, r in ratios.items()
-    ]
-    return (["images/s", "median", "spread"], rows), (["ratio", "median", "spread", "target"], ratio_rows)
 
 
 def main():
@@ -308,31 +231,17 @@ def main():
             wait = statistics.median(ours.fit(7)["data_wait_fraction"] for _ in range(3))
         if arguments.only in (None, "mpi"):
             rates["mpi"] = mpi(arguments.size, folder, arguments.rounds)
-    hardware, kept = results.hardware([], cores()), HERE / "results.json"
-    if arguments.only and kept.exists() and (old := json.loads(kept.read_text()))["hardware"] == hardware:
+    if arguments.only and (old := kept(HERE)):
         rates = old["images_per_s"] | rates  # a ratio never compares two sections
         wait = old["data_wait_fraction"] if wait is None else wait
-    ratios = compared(rates)
     batches = f"batch {BATCH} in training and {INFERENCE_BATCH} in inference"
+    hardware = results.hardware([], cores())
     title = f"DenseNet-121, {arguments.size} px, {batches}, {hardware['cpu']}, {hardware['cores']} cores"
-    (heads, rows), (ratio_heads, ratio_rows) = tables(rates, ratios)
-    table(title, heads, rows)
-    table("Ratios, each of two turns of one round", ratio_heads, ratio_rows)
-    if wait is not None:
-        print(f"  share of training spent waiting for data, through the cache: {wait:.4f} (target: at most 0.05)")
-    if set(rates) == {"inference", "training", "mpi"}:
-        text = (
-            f"{title}.\n\n{markdown(heads, rows)}\n{markdown(ratio_heads, ratio_rows)}\n"
-            f"Share of training spent waiting for data, through the cache: {wait:.4f} (target: at most 0.05).\n"
-        )
-        record = {"title": title, "hardware": hardware, "versions": results.versions(), "images_per_s": rates}
-        record |= {"ratios": ratios, "data_wait_fraction": wait, "markdown": text}
-        results.write_text(kept, json.dumps(record, indent=2) + "\n")
-        subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
-    missed = [name for name, r in ratios.items() if r["target"] and r["median"] < r["target"]]
-    if missed:
-        print("  below target: " + "; ".join(missed))
-    return int(bool(missed))
+    remarks = (
+        wait and f"Share of training spent waiting for data, through the cache: {wait:.4f} (target: at most 0.05)."
+    )
+    sections = ("inference", "training", "mpi")
+    return conclude(HERE, title, rates, PAIRS, sections, remarks, data_wait_fraction=wait)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,8 @@ def print_results(result: Mapping[str, Any], run_dir: Path) -> None:
             for name in names
         ]
         table(title, ["finding", "n+", *SHOWN.values()], rows)
+    if "predict/images" in counts or "extractor" in result:
+        _print_generated(result, run_dir)
     if (false := figure(result, "test/false_positive_rate/No Finding", " in ")) != MISSING:
         say_out(f"  normal images flagged for any finding: {false}")
     if points := [row for row in result.get("operating_points", []) if row["finding"] == "macro"]:
@@ -132,6 +134,18 @@ def print_results(result: Mapping[str, Any], run_dir: Path) -> None:
     say_out(f"  {run_dir}")
     if (run_dir / "report.html").exists():
         say_out(f"  {run_dir / 'report.html'}")
+
+
+def _print_generated(result: Mapping[str, Any], run_dir: Path) -> None:
+    """What a generator made, and how good it is; the same tables as in its report."""
+    from mmpds.report import generation
+
+    for drawn in (generation.quality(result), generation.classes(result), generation.fidelity(result)):
+        if drawn:
+            heads = [head.replace(": ", "\n") for head in drawn.heads]
+            table(drawn.caption, heads, [["\n".join(filter(None, cell)) for cell in row] for row in drawn.rows])
+    if made := generation.counted(result.get("counts", {})):
+        say_out(f"  {made}")
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:
@@ -177,13 +191,18 @@ def spent(result: Mapping[str, Any]) -> list[str]:
     """Time, throughput, energy and memory, each with its unit."""
     timing, energy, memory = result.get("timing", {}), result.get("energy", {}), result.get("memory", {})
     told = [f"{label} {timing[key]:.1f} s" for key, label in STAGES.items() if timing.get(key)]
-    if (rate := timing.get("throughput_items_per_s")) is not None:
-        told.append(f"{rate:.1f} images/s")
+    if (speed := timing.get("throughput_items_per_s")) is not None:
+        told.append(f"{rate(speed)} images/s")
     if (joules := energy.get("joules")) is not None:
         told.append(f"{joules:,.0f} J ({'estimated' if energy['method'] == 'estimate' else energy['method']})")
     if memory.get("peak_rss_bytes"):
         told.append(f"{memory['peak_rss_bytes'] / 2**30:.1f} GiB")
     return told
+
+
+def rate(per_second: float, form: str = ".1f") -> str:
+    """Items a second; below 1 with two significant digits, for a large generator makes few."""
+    return f"{per_second:{form}}" if per_second >= 1 else f"{per_second:.2g}"
 
 
 def say_out(text: str) -> None:

@@ -94,12 +94,14 @@ def start(cfg: DictConfig, command: list[str], started: float) -> int:
         The exit status: 0, 1 after a failure, 2 for a configuration that cannot run.
     """
     world = adopt(os.environ)
+    cfg.run_dir = cfg.run_dir if cfg.run_dir is None else str(cfg.run_dir)  # a name may read as a number
     if problems := config_problems(cfg, world):
         return print_problems(problems) if world.rank == 0 else 2
     if world.launcher != "none":
         rendezvous(world, os.environ)
     if cfg.resume == "auto" and cfg.run_dir and results.status(Path(cfg.run_dir)) == "finished":
-        say(f"mmpds: {cfg.run_dir} is finished already")
+        if world.rank == 0:
+            say(f"mmpds: {cfg.run_dir} is finished already")
         return 0
     run_dir = run_directory(cfg, os.environ.pop("MMPDS_RUN_ID", "") or new_run_id())
     cfg.run_dir = str(run_dir)

@@ -112,15 +112,35 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def newest_unfinished(folder: Path, cfg: DictConfig) -> Path | None:
     """The newest run below `folder` that has not finished and makes the same: on any trainer, with any report."""
+    for path in sorted(folder.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if status(path.parent) != "finished" and not changed(path.parent, cfg):
+            return path.parent
+    return None
+
+
+def changed(run_dir: Path, cfg: DictConfig) -> list[str]:
+    """The settings that decide what is made and that a run directory's own configuration states otherwise."""
+    from omegaconf import OmegaConf
+
+    before, now = _decisive(OmegaConf.load(run_dir / CONFIG)), _decisive(cfg)
+    names = sorted(before.keys() | now.keys())
+    return [f"{name}={before.get(name)}, now {now.get(name)}" for name in names if before.get(name) != now.get(name)]
+
+
+def _decisive(cfg: Any) -> dict[str, Any]:
+    """By dotted name what decides the result; not the trainer, nor how prompts are handed out."""
     from omegaconf import OmegaConf
 
     keys = ["stages", "seed", "checkpoint", "init_from", "data", "model"]
-    wanted = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
-    for path in sorted(folder.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime, reverse=True):
-        known: Any = OmegaConf.load(path)
-        if status(path.parent) != "finished" and OmegaConf.masked_copy(known, keys) == wanted:
-            return path.parent
-    return None
+
+    def leaves(node: Any, name: str) -> dict[str, Any]:
+        if not isinstance(node, dict):
+            return {name: node}
+        return {k: v for key, below in node.items() for k, v in leaves(below, f"{name}.{key}".lstrip(".")).items()}
+
+    found = leaves(OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True), "")
+    spared = ("data.batch_size", "data.schedule") if "data.prompts" in found else ()
+    return {name: value for name, value in found.items() if name not in spared}
 
 
 def git_commit() -> str | None:

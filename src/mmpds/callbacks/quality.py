@@ -17,6 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from mmpds.callbacks.predictions import gathered
 from mmpds.data.batch import PADDING
+from mmpds.metrics.class_distances import class_distances
 from mmpds.metrics.generation import feature_distances, near_duplicates, nearest
 from mmpds.metrics.image_similarity import diversity, same_class_pairs
 from mmpds.metrics.intervals import Evaluation
@@ -41,6 +42,7 @@ class Quality(Callback):
     near_duplicates/pixels, /features: see `near_duplicates`; of the first 2,000 training images.
     fid, kid: see `feature_distances`; fid_real and kid_real are those of as many training images, the level that a
         perfect generator reaches.
+    class_fid/<finding>, class_kid/<finding> and their levels: see `class_distances`.
     fidelity/<finding> and its levels: see `prompt_fidelity`.
 
     Args:
@@ -150,7 +152,8 @@ class Quality(Callback):
             pixels = np.zeros((len(rows), 1, train.size, train.size), dtype=np.uint8)
             for place, row in enumerate(rows):
                 pixels[place, 0] = train.source.image(int(train.rows[row]), train.size)
-            batches.append({"index": rows, "pixels": _small(pixels)} | self._seen(pixels, "training", device))
+            kept = {"index": rows, "label": train.label.numpy()[rows], "pixels": _small(pixels)}
+            batches.append(kept | self._seen(pixels, "training", device))
         return _joined(batches)
 
     def _judge(self, items: Parts, training: Parts, data: Any) -> Evaluation:
@@ -199,6 +202,9 @@ class Quality(Callback):
                 level = feature_distances(real[:n], known[:n], group=group[:n], seed=self.seed)
                 level.warnings.clear()  # they are those of fid and kid
                 found.append(_renamed(level, "{}_real"))
+            found.append(class_distances(
+                real, made, label, known, training["label"], asked, group=group, seed=self.seed
+            ))  # fmt: skip
             if n < len(real):
                 found[0].warnings.append(f"fid_real: of {n:,} training images only, and fid of {len(real):,} images")
         model = self.classifier

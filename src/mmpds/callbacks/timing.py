@@ -260,7 +260,8 @@ def combine(per_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The `timing` section of results.json (seconds, items/s, ms) from every rank's `Timing.summary()`.
 
     Figures without a stage in their name are of the main stage: fit if it ran, else test, else predict.
-    Stage and warm-up times are those of the slowest rank; `cpu_s` is what all ranks computed in it; throughput is the items of all ranks over the
+    Stage and warm-up times are those of the slowest rank; `cpu_s` is what all ranks computed;
+    throughput is the items of all ranks over the
     steady seconds of the slowest one; each percentile of `step_ms` is that of the worst rank; the fractions
     are over the steady seconds of all ranks. `items` counts the steady state, `items_total` every item of
     every stage. What did not run or could not be measured is None.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmpds import results
 from mmpds.check.problem import Problem, exists, is_file, nearest
+from mmpds.data.prompt_sets import read_items
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -72,8 +75,33 @@ def _sampling_problems(sampling: Any) -> list[Problem]:
 
 def _prompt_problems(cfg: DictConfig) -> list[Problem]:
     data, found = cfg.data, exists("data.root", cfg.data.root, "folder")
+    if not found and data.prompts != "phantom":  # whose captions need numpy, before threads are capped
+        try:
+            texts = data.prompts if isinstance(data.prompts, str) else list(data.prompts or ())
+            read_items(texts, data.root, data.count, data.images_per_prompt)
+        except ValueError as error:
+            key, _, cure = str(error).partition(": ")
+            found.append(Problem(key, "", cure))
     if list(cfg.stages) != ["predict"]:
         found.append(Problem("stages", cfg.stages, "prompts have no images to fit or test: give stages=[predict]"))
     if data.schedule not in SCHEDULES:
         found.append(Problem("data.schedule", data.schedule, nearest(str(data.schedule), SCHEDULES)))
-    return found
+    limit = cfg.trainer.get("limit_predict_batches")
+    if limit is not None and cfg.trainer.launcher != "none" and cfg.ranks != 1:
+        cure = "ranks that it stops would be waited for; use data.count instead"
+        found.append(Problem("trainer.limit_predict_batches", limit, cure))
+    return found + _other_images(cfg)
+
+
+def _other_images(cfg: DictConfig) -> list[Problem]:
+    """Whether a given run directory holds images of other settings; the images' own marks are read when it runs."""
+    run_dir = Path(str(cfg.run_dir))
+    if not cfg.run_dir or not (run_dir / results.CONFIG).is_file() or not any(run_dir.glob("images/*.png")):
+        return []
+    other = results.changed(run_dir, cfg)
+    if results.status(run_dir) == "finished":
+        end = (run_dir / results.FILE).stat().st_mtime
+        files = [Path(str(value)) for value in (cfg.checkpoint, cfg.init_from, cfg.data.prompts)]
+        other += [f"{file} was written later" for file in files if file.is_file() and file.stat().st_mtime > end]
+    cure = f"holds images of other settings ({'; '.join(other)}); give another run_dir, or delete the folder"
+    return [Problem("run_dir", cfg.run_dir, cure)] if other else []

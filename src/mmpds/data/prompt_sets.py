@@ -8,8 +8,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mmpds.data.phantom import Phantom
-
 SETS = ("study", "phantom", "vqa_rad")
 VQA_RAD = "VQA_RAD Dataset Public.json"
 PHANTOMS = 2000
@@ -44,11 +42,46 @@ def read_prompts(prompts: str | Sequence[str], root: str | None = None) -> list[
     if prompts == "study":
         return [(f"study-{place}", text) for place, text in enumerate(STUDY)]
     if prompts == "phantom":
+        from mmpds.data.phantom import Phantom  # imported here: whoever checks the other prompts needs no numpy
+
         table = Phantom(images=PHANTOMS).table
         return list(zip(table["id"], table["caption"], strict=True))
     if prompts == "vqa_rad":
         return _vqa_rad(root)
     return _lines(prompts)
+
+
+def read_items(
+    prompts: str | Sequence[str], root: str | None = None, count: int | None = None, images_per_prompt: int = 1
+) -> list[tuple[str, str]]:
+    """The id and the prompt of each image; with several images a prompt, ids end in -0, -1, …
+
+    Args:
+        prompts: see `read_prompts`.
+        root: see `read_prompts`.
+        count: the first so many prompts; None: all.
+        images_per_prompt: images of each.
+
+    Raises:
+        ValueError: all that is wrong, with the cure.
+    """
+    wrong = [
+        f"data.{name}={value}: give a whole number from 1 up"
+        for name, value in {"count": count, "images_per_prompt": images_per_prompt}.items()
+        if value is not None and not (isinstance(value, int) and value >= 1)
+    ]
+    found: list[tuple[str, str]] = []
+    try:
+        found = read_prompts(prompts, root)
+    except ValueError as error:
+        wrong.append(str(error))
+    if isinstance(count, int) and found and count > len(found):
+        wrong.append(f"data.count={count}: there are {len(found)} prompts; give at most {len(found)}, or null")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    if images_per_prompt == 1:
+        return found[:count]
+    return [(f"{name}-{image}", text) for name, text in found[:count] for image in range(images_per_prompt)]
 
 
 def _listed(prompts: Sequence[Any]) -> list[tuple[str, str]]:

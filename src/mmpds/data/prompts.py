@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from mmpds.data.batch import PromptBatch, item_seed
-from mmpds.data.prompt_sets import read_prompts
+from mmpds.data.prompt_sets import read_items
 from mmpds.data.schedule import SCHEDULES, turns
 
 
@@ -83,29 +83,18 @@ class PromptData(pl.LightningDataModule):
     ) -> None:  # fmt: skip
         super().__init__()
         began = time.perf_counter()
-        numbers = {"count": count, "images_per_prompt": images_per_prompt, "batch_size": batch_size}
-        wrong = [
-            f"data.{name}={value}: give a whole number from 1 up"
-            for name, value in numbers.items()
-            if value is not None and not (isinstance(value, int) and value >= 1)
-        ]
+        wrong = []
+        if not (isinstance(batch_size, int) and batch_size >= 1):
+            wrong.append(f"data.batch_size={batch_size}: give a whole number from 1 up")
         if schedule not in SCHEDULES:
             wrong.append(f"data.schedule={schedule}: unknown; take {' or '.join(SCHEDULES)}")
-        found: list[tuple[str, str]] = []
+        items: list[tuple[str, str]] = []
         try:
-            found = read_prompts(prompts, root)
+            items = read_items(prompts, root, count, images_per_prompt)
         except ValueError as error:
             wrong.append(str(error))
-        if isinstance(count, int) and found and count > len(found):
-            wrong.append(f"data.count={count}: there are {len(found)} prompts; give at most {len(found)}, or null")
         if wrong:
             raise ValueError("; ".join(wrong))
-        images = range(images_per_prompt)
-        items = [
-            (f"{name}-{image}" if images_per_prompt > 1 else name, text)
-            for name, text in found[:count]
-            for image in images
-        ]
         self.table = pd.DataFrame(items, columns=["id", "prompt"])
         self.table["seed"] = np.array([item_seed(seed, name) for name in self.table["id"]], dtype=np.int64)
         self.batch_size, self.schedule = batch_size, schedule

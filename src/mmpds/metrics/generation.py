@@ -40,7 +40,7 @@ class _Given(nn.Module):
 
 
 def feature_distances(
-    real: ArrayLike, generated: ArrayLike, *, group: ArrayLike | None = None, seed: int = 0
+    real: ArrayLike, generated: ArrayLike, *, group: ArrayLike | None = None, seed: int = 0, only: str | None = None
 ) -> Evaluation:
     """`fid` and `kid` between the features of real and of generated images, with 95 % intervals.
 
@@ -60,6 +60,7 @@ def feature_distances(
         generated: float [N, D]; row i is of the same caption as the real row i.
         group: [N], the patient of each pair; without it each pair is its own group.
         seed: of the folds.
+        only: `fid` or `kid`; None for both.
 
     Raises:
         ValueError: the shapes differ, or N < 2, or a feature is not finite.
@@ -72,20 +73,26 @@ def feature_distances(
     member = numbered(group, len(x))
     groups = int(member.max()) + 1
     fold = (np.random.default_rng(seed).permutation(groups) % FOLDS)[member]
-    values = {"fid": _fid(x, y, fold), "kid": _kid(x, y, fold)}
+    values = {name: of(x, y, fold) for name, of in (("fid", _fid), ("kid", _kid)) if only in (None, name)}
     metrics = {name: float(value[0]) for name, value in values.items()}
     warnings = []
-    if len(x) <= x.shape[1]:
+    if len(x) <= x.shape[1] and "fid" in values:
         warnings.append(
             f"fid: {len(x):,} images give {x.shape[1]:,} features a singular covariance, and FID a large upward bias; "
             "compare it with fid_real alone, or take kid"
         )
     if groups < FOLDS:
-        warnings.append(f"no intervals of fid and kid: fewer than {FOLDS} patients to leave out in turn")
+        warnings.append(f"no intervals of {' and '.join(values)}: fewer than {FOLDS} patients to leave out in turn")
         return Evaluation(metrics, {}, {"items": len(x)}, warnings)
     intervals = {name: _jackknife(value) for name, value in values.items()}
-    intervals["fid"] = (max(0.0, intervals["fid"][0]), intervals["fid"][1])
+    if "fid" in intervals:
+        intervals["fid"] = (max(0.0, intervals["fid"][0]), intervals["fid"][1])
     return Evaluation(metrics, intervals, {"items": len(x)}, warnings)
+
+
+def frechet_distance(real: Array, generated: Array) -> float:
+    """FID, as in `feature_distances`, of float [N, D] and [M, D]."""
+    return float(_fid(real, generated, np.zeros(len(real), dtype=np.int64))[0])
 
 
 def near_duplicates(

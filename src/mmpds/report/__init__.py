@@ -12,7 +12,7 @@ FORMATS: tuple[Format, ...] = ("html", "md", "csv")
 
 
 def write(run_dir: str | Path, format: Format = "html") -> list[Path]:
-    """Write the report of a run into its directory, from results.json, predictions.csv, config.yaml and gradcam/.
+    """Write the report of a run into its directory, from results.json, predictions.csv, config.yaml, gradcam/, images/.
 
     Args:
         run_dir: the directory of a run, also of a failed or interrupted one.
@@ -24,24 +24,27 @@ def write(run_dir: str | Path, format: Format = "html") -> list[Path]:
         The files written.
 
     Raises:
-        ValueError: `run_dir` holds no run, or one of its files is damaged; one sentence.
+        ValueError: `run_dir` holds no run, or one of its files is damaged, or it has nothing for a `csv`; one sentence.
         OSError: a file cannot be written.
     """
-    from mmpds.report import page, tables
+    from mmpds.report import page, text
     from mmpds.report.stored import StoredRun
 
     run = StoredRun.read(Path(run_dir))
     if format == "html":
         texts = {"report.html": page.html(run)}
     elif format == "md":
-        texts = {"report.md": tables.markdown_report(run)}
+        texts = {"report.md": text.markdown_report(run)}
     elif format == "csv":
-        texts = {"metrics.csv": tables.metrics_csv(run), "pneumonia_infiltration_results.csv": tables.images_csv(run)}
+        texts = {"metrics.csv": text.metrics_csv(run), "pneumonia_infiltration_results.csv": text.images_csv(run)}
+        if not any(texts.values()):
+            listed = "; its images are in images/manifest.csv" if run.generator else ""
+            raise ValueError(f"{run_dir}: neither metrics nor predictions for a csv{listed}")
     else:
         raise ValueError(f"format={format}: choose from {', '.join(FORMATS)}")
     written = []
-    for name, text in texts.items():
-        if text:
-            results.write_text(run.path / name, text)
+    for name, content in texts.items():
+        if content:
+            results.write_text(run.path / name, content)
             written.append(run.path / name)
     return written

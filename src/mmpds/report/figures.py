@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from mmpds.report import generation
 from mmpds.report.stored import StoredRun, column
 from mmpds.report.tables import title
 
@@ -26,6 +27,12 @@ MOST_POINTS = 400
 HISTOGRAM_BINS = 40
 RELIABILITY_BINS = 15  # those of the ECE in results.json
 STOPS = 500
+FIDELITY = {
+    "fidelity": "generated, asked for",
+    "fidelity_chance": "generated, not asked for",
+    "fidelity_real": "real, asked for",
+    "fidelity_chance_real": "real, not asked for",
+}
 
 
 def figure(alt: str, data: Sequence[Figure], x: Figure, y: Figure, **layout: Any) -> Figure:
@@ -141,27 +148,41 @@ def fairness(run: StoredRun) -> dict[str, list[Figure]]:
             data = []
             for position, name in enumerate(names):
                 drawn = [row for row in here if row["group"] == name and row.get(metric) is not None]
-                value = [row[metric] for row in drawn]
-                limits = np.array([row.get(f"{metric}_interval") or [row[metric]] * 2 for row in drawn]).reshape(-1, 2)
                 lift = 0.5 * (0.5 - position / max(1, len(names) - 1))
-                data.append({
-                    "x": value, "y": [findings.index(row["finding"]) + lift for row in drawn], "mode": "markers",
-                    "name": escape(str(name)), "marker": {"color": colour(position), "size": 7, "symbol": position},
-                    "error_x": {"array": (limits[:, 1] - value).tolist(), "arrayminus": (value - limits[:, 0]).tolist(),
-                                "symmetric": False, "thickness": 1.5, "width": 0},
-                    "hovertemplate": f"{escape(str(name))}: %{{x:.3f}}<extra></extra>",
-                })  # fmt: skip
+                places = [findings.index(row["finding"]) + lift for row in drawn]
+                points = [(row[metric], row.get(f"{metric}_interval")) for row in drawn]
+                data.append(_dots(str(name), points, places, colour(position), position))
             alt = f"{title(metric)} of {len(findings)} findings by {attribute}, in {len(names)} groups"
             shown = figure(alt, data, {"title": title(metric)}, y, showlegend=True, height=110 + 28 * len(findings))
             found.setdefault(attribute, []).append(shown)
     return found
 
 
+def fidelity(run: StoredRun) -> Figure | None:
+    """How often each finding is detected where a prompt asks for it, and where not, in generated and real images."""
+    metrics, intervals = run.section("metrics"), run.section("intervals")
+    findings = [name for name in generation.asked(run.result) if f"test/fidelity/{name}" in metrics][::-1]
+    if not findings:
+        return None
+    data = []
+    for position, (kind, title_) in enumerate(FIDELITY.items()):
+        known = [finding for finding in findings if f"test/{kind}/{finding}" in metrics]
+        points = [(metrics[f"test/{kind}/{finding}"], intervals.get(f"test/{kind}/{finding}")) for finding in known]
+        places = [findings.index(finding) + 0.27 - 0.18 * position for finding in known]
+        tone = "var(--finding-0)" if kind.endswith("_real") else "var(--finding-1)"
+        data.append(_dots(title_, points, places, tone, "circle-open" if "chance" in kind else "circle"))
+    alt = f"Share of images in which each of {len(findings)} findings is detected; the table has the numbers"
+    x = {"title": "Share of images in which it is detected", "range": [-0.03, 1.03], "tickformat": ".0%"}
+    y = {"tickvals": list(range(len(findings))), "ticktext": [escape(name) for name in findings]}
+    y |= {"range": [-0.6, len(findings) - 0.4]}
+    return figure(alt, data, x, y, showlegend=True, height=130 + 44 * len(findings))
+
+
 def confusion(run: StoredRun) -> list[dict[str, Any]]:
     """For each finding the true and false positives at every stop of the threshold slider.
 
     The stops are 501 even thresholds, 501 quantiles of the scores, and the operating point, whose counts are those
-    of the stored decisions. Counts are exact at each stop.
+    of the stored decisions, unless these are of thresholds that differ by group. Counts are exact at each stop.
 
     Returns:
         A row a finding: `name`, `positives`, `negatives`, `stops` ascending, `tp`, `fp`, and `start`, the position
@@ -178,7 +199,7 @@ def confusion(run: StoredRun) -> list[dict[str, Any]]:
             np.count_nonzero(here) - np.searchsorted(np.sort(judged.prob[here]), stops)
             for here in (judged.positive, ~judged.positive)
         )
-        if threshold is not None:
+        if threshold is not None and not run.section("threshold").get("by"):
             tp[start], fp[start] = judged.hits, judged.false
         found.append({
             "name": finding, "positives": judged.positives, "negatives": judged.negatives, "start": start,
@@ -204,6 +225,21 @@ def _curve(finding: str, position: int, x: Array, y: Array, at: tuple[float, flo
         "hovertemplate": f"{name}, operating point<br>%{{x:.3f}}, %{{y:.3f}}<extra></extra>",
     }  # fmt: skip
     return [line, dot]
+
+
+def _dots(
+    name: str, points: Sequence[tuple[float, Sequence[float] | None]], places: Sequence[float], tone: str, symbol: Any
+) -> Figure:
+    """Values with their intervals lying, one at each place of the vertical axis."""
+    value = [at for at, _ in points]
+    limits = np.array([interval or [at] * 2 for at, interval in points]).reshape(-1, 2)
+    return {
+        "x": value, "y": list(places), "mode": "markers", "name": escape(name),
+        "marker": {"color": tone, "size": 7, "symbol": symbol},
+        "error_x": {"array": (limits[:, 1] - value).tolist(), "arrayminus": (value - limits[:, 0]).tolist(),
+                    "symmetric": False, "thickness": 1.5, "width": 0},
+        "hovertemplate": f"{escape(name)}: %{{x:.3f}}<extra></extra>",
+    }  # fmt: skip
 
 
 def _diagonal() -> Figure:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from mmpds.report import figures, summary, tables
+from mmpds.report import figures, generation, summary, tables
 from mmpds.report.stored import StoredRun
 
 PAIR = ("Pneumonia", "Infiltration")
 GALLERY_BYTES = 2 * 2**20
+SHEET_BYTES = 2**20
+"""Of the contact sheet's copy in the page, where four bytes of text stand for three."""
+SHEET_PIXELS = 1920
 OUTCOMES = {
     "Wrong": ("false positive", "false negative"),
     "Right": ("true positive", "true negative"),
@@ -33,6 +38,7 @@ def html(run: StoredRun) -> str:
         policy=" ".join(f"'sha256-{value}'" for value in hashes), plots=plots, plot=_Plots(plots),
         curves=figures.curves(run) if run.judged else {}, figures=figures, pair=_pair(run),
         fairness=figures.fairness(run), confusion=figures.confusion(run), gallery=gallery, left_out=left_out,
+        generation=generation, sheet=_sheet(run),
     )  # fmt: skip
     return text
 
@@ -69,6 +75,35 @@ def _gallery(run: StoredRun) -> tuple[dict[str, list[dict[str, Any]]], int]:
             case = {str(key): value for key, value in row.items()} | {"image": f"data:image/png;base64,{image}"}
             found.setdefault(heading, []).append(case)
     return found, left_out
+
+
+def _sheet(run: StoredRun) -> dict[str, Any] | None:
+    """The contact sheet as a data URI of at most 4/3 MiB, smaller than its file where need be; None without one.
+
+    Raises:
+        ValueError: the file is no picture.
+    """
+    if not run.sheet.is_file():
+        return None
+    try:
+        with Image.open(run.sheet) as opened:
+            picture = opened.convert("L" if opened.mode == "L" else "RGB")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{run.sheet} is damaged: {error}") from error
+    content, kind = run.sheet.read_bytes(), "png"
+    picture.thumbnail((SHEET_PIXELS, picture.height))
+    while len(content) > SHEET_BYTES:
+        content, kind = _webp(picture), "webp"
+        picture = picture.resize((max(1, picture.width * 4 // 5), max(1, picture.height * 4 // 5)))
+    with Image.open(io.BytesIO(content)) as shown:
+        width, height = shown.size
+    return {"uri": f"data:image/{kind};base64,{base64.b64encode(content).decode()}", "width": width, "height": height}
+
+
+def _webp(picture: Image.Image) -> bytes:
+    written = io.BytesIO()
+    picture.save(written, "WEBP", quality=85)
+    return written.getvalue()
 
 
 def _asset(name: str) -> str:

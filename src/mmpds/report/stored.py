@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from mmpds import results
 
 GALLERY = ("file", "id", "finding", "label", "probability", "decision", "outcome")
+MANIFEST = ("id", "prompt", "seed", "model", "status")
+SECTIONS = ("metrics", "intervals", "counts", "timing", "energy", "memory", "hardware", "versions", "fairness")
 
 
 class Judged(NamedTuple):
@@ -53,6 +56,7 @@ class StoredRun:
     result: the content of results.json.
     table: the rows of predictions.csv; empty where there is none.
     gallery: the rows of gradcam/gallery.csv; empty where there is none.
+    manifest: the rows of images/manifest.csv, the images that a generator made; empty where there is none.
     config: the text of config.yaml.
     """
 
@@ -60,6 +64,7 @@ class StoredRun:
     result: Mapping[str, Any]
     table: pd.DataFrame
     gallery: pd.DataFrame
+    manifest: pd.DataFrame
     config: str
 
     @classmethod
@@ -72,17 +77,32 @@ class StoredRun:
         if not (path / results.FILE).is_file():
             raise ValueError(f"{path}: no {results.FILE} there; give the directory of a run")
         try:
-            result = results.read(path)
-        except (ValueError, TypeError) as error:
+            result = json.loads((path / results.FILE).read_text())
+        except ValueError as error:
             raise ValueError(f"{path / results.FILE} is damaged: {error}") from error
+        if not isinstance(result, Mapping):
+            raise ValueError(f"{path / results.FILE} is damaged: it holds no object")
+        if wrong := [name for name in SECTIONS if not isinstance(result.get(name) or {}, Mapping)]:
+            raise ValueError(f"{path / results.FILE} is damaged: {', '.join(wrong)} must be objects")
         table, gallery = _csv(path / "predictions.csv"), _csv(path / "gradcam" / "gallery.csv")
-        run = cls(path, result, table, gallery, _text(path / results.CONFIG))
+        run = cls(path, result, table, gallery, _csv(path / "images" / "manifest.csv"), _text(path / results.CONFIG))
         run._check()
         return run
 
     def section(self, name: str) -> dict[str, Any]:
         """A mapping of results.json, such as `metrics`; {} where it is missing or null."""
         return dict(self.result.get(name) or {})
+
+    @property
+    def generator(self) -> bool:
+        """Whether the run made images, or tested a model that does."""
+        made = len(self.manifest) > 0 or "predict/images" in self.section("counts")
+        return made or "extractor" in self.result
+
+    @property
+    def sheet(self) -> Path:
+        """Where the contact sheet of a generator's images is, if there is one."""
+        return self.path / "contact_sheet.png"
 
     @cached_property
     def findings(self) -> list[str]:
@@ -116,7 +136,12 @@ class StoredRun:
         return found
 
     def _check(self) -> None:
-        problems = [] if "split" in self.table or not len(self.table) else ["no column split"]
+        needed = (
+            ("split", "id") if len(self.table.columns) else ()
+        )  # a file of which not even the head is there has none
+        problems = [f"no column {name}" for name in needed if name not in self.table]
+        if needed and not any(str(name).endswith(" probability") for name in self.table):
+            problems.append("no column of a finding's probability")
         for finding in self.findings if len(self.table) else ():
             for what in ("label", "probability", "decision"):
                 try:
@@ -129,8 +154,11 @@ class StoredRun:
                     problems.append(f"{finding} {what} outside 0 to 1")
         if problems:
             raise ValueError(f"{self.path / 'predictions.csv'} is damaged: {'; '.join(problems)}")
-        if missing := [name for name in GALLERY if len(self.gallery) and name not in self.gallery]:
-            raise ValueError(f"{self.path / 'gradcam' / 'gallery.csv'} is damaged: no column {', '.join(missing)}")
+        for table, names, file in (
+            (self.gallery, GALLERY, "gradcam/gallery.csv"), (self.manifest, MANIFEST, "images/manifest.csv"),
+        ):  # fmt: skip
+            if missing := [name for name in names if len(table.columns) and name not in table]:
+                raise ValueError(f"{self.path / file} is damaged: no column {', '.join(missing)}")
 
 
 def column(table: pd.DataFrame, finding: str, what: str) -> pd.Series[Any]:
@@ -141,7 +169,7 @@ def column(table: pd.DataFrame, finding: str, what: str) -> pd.Series[Any]:
 def _csv(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
-    texts = dict.fromkeys(("split", "id", "group", "sex", "view", *GALLERY[:3], "outcome"), str)
+    texts = dict.fromkeys(("split", "id", "group", "sex", "view", *GALLERY[:3], "outcome", *MANIFEST), str)
     try:  # an id may read "NA": only an empty cell is missing
         return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
     except (ValueError, UnicodeDecodeError) as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from mmpds.console import rate
+from mmpds.report import generation
 from mmpds.report.stored import StoredRun
 
 STAGES = {
@@ -33,6 +35,8 @@ def sentence(run: StoredRun) -> str:
     counts, metrics, status = run.section("counts"), run.section("metrics"), run.result.get("status")
     ended = {"failed": "failed", "interrupted": "was interrupted"}.get(str(status), f"is {status}")
     before = "" if status == "finished" else f"The run {ended}: {run.result.get('error') or 'no error was kept'}. "
+    if run.generator:
+        return before + generation.sentence(run.result)
     items, auroc = counts.get("test/items"), metrics.get("test/auroc/macro")
     if not items or auroc is None:
         seen = f" It predicted {len(run.predicted):,} images without a known answer." if len(run.predicted) else ""
@@ -70,6 +74,8 @@ def verdict(run: StoredRun) -> str:
     if causes or warnings:
         told = [f"{n} {word}{'s' * (n > 1)}" for n, word in ((causes, "suspicion"), (warnings, "warning")) if n]
         return f"{' and '.join(told)}: read {'it' if causes + warnings == 1 else 'them'} before any figure below."
+    if run.generator:
+        return "No warnings."
     if not any(name.startswith("test/auroc/") for name in run.section("metrics")):
         return "No warnings; no test split was judged, so there was little to diagnose."
     if run.result.get("diagnosis") is None:
@@ -94,10 +100,10 @@ def provenance(run: StoredRun) -> dict[str, str]:
     timing, energy, memory = run.section("timing"), run.section("energy"), run.section("memory")
     hardware, step = run.section("hardware"), timing.get("step_ms") or {}
     joules, method = energy.get("joules"), str(energy.get("method"))
-    per_item = energy.get("joules_per_item")
+    per_item, speed = energy.get("joules_per_item"), timing.get("throughput_items_per_s")
     told: dict[str, Any] = {
         "Time": " · ".join(f"{label} {seconds:,.1f} s" for label, seconds in stages(run)),
-        "Throughput": _unit(timing.get("throughput_items_per_s"), "{:,.1f} images/s"),
+        "Throughput": f"{rate(speed, ',.1f')} images/s" if speed is not None else "",
         "Step": f"{step['p50']:.0f} ms median, {step['p95']:.0f} ms 95th percentile" if step.get("p50") else "",
         "Waiting for data": _unit(timing.get("data_wait_fraction"), "{:.1f} % of the steps' time", 0.01),
         "Communication": _unit(timing.get("comm_fraction") or None, "{:.1f} % of the steps' time", 0.01),
@@ -109,6 +115,7 @@ def provenance(run: StoredRun) -> dict[str, str]:
         "Ranks": f"{run.result['world_size']} × {run.result.get('threads_per_rank')} threads"
         if run.result.get("world_size")
         else "",
+        "Features": run.result.get("extractor"),
         "Precision": run.result.get("precision"),
         "Calibration": run.section("calibration").get("method"),
         "Threshold rule": run.section("threshold").get("rule"),

@@ -1,19 +1,14 @@
-"""The tables of a report, and their Markdown and CSV."""
+"""The tables of a report."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from mmpds.report import summary
 from mmpds.report.stored import StoredRun, column
-from mmpds.results import inert
-from mmpds.sweep import markdown
 
 MISSING = "–"
 HEADLINE = {
@@ -56,12 +51,12 @@ class Table:
     rows: Sequence[Sequence[Cell]]
 
 
-def number(value: Any, interval: Any = None, digits: int = 3) -> Cell:
-    """A figure of 3 digits after the point with its interval; a dash where it is undefined."""
+def number(value: Any, interval: Any = None, form: str = ".3f") -> Cell:
+    """A figure with its interval; a dash where it is undefined."""
     if value is None or not np.isfinite(value):
         return Cell(MISSING)
-    between = "–".join(f"{limit:.{digits}f}" for limit in interval) if interval else ""
-    return Cell(f"{value:.{digits}f}", between)
+    between = " to " if interval and interval[0] < 0 else "–"
+    return Cell(f"{value:{form}}", between.join(f"{limit:{form}}" for limit in interval or ()))
 
 
 def metric(run: StoredRun, name: str) -> Cell:
@@ -189,69 +184,5 @@ def title(name: str) -> str:
     return NAMES.get(name) or _words(name).capitalize()
 
 
-def markdown_report(run: StoredRun) -> str:
-    """The report as Markdown: what was found, every table, and the cost."""
-    lines = [f"# {_plain(summary.name(run))}", "", _plain(summary.sentence(run)), "", "## Diagnosis", ""]
-    for suspicion in summary.diagnosis(run):
-        lines.append("- **" + _plain(suspicion["title"]) + "**: " + _plain(suspicion["evidence"]))
-        lines += [f"  Cure: {_plain(suspicion['cure'])}"] if suspicion["cure"] else []
-    lines += [f"- {_plain(text)}" for text in run.result.get("warnings") or []]
-    lines += ["", _plain(summary.verdict(run))]
-    found = [headline(run), *operating_points(run), gaps(run, True), groups(run), localization(run), predictions(run)]
-    for table in found:
-        if table:
-            rows = [[_plain(f"{c.text} ({c.interval})" if c.interval else c.text) for c in row] for row in table.rows]
-            lines += ["", f"## {_plain(table.caption)}", "", markdown([_plain(head) for head in table.heads], rows)]
-    lines += ["", "## Cost and provenance", ""]
-    lines += [f"- {term}: {_plain(text)}" for term, text in summary.provenance(run).items()]
-    return "\n".join(lines) + "\n"
-
-
-def metrics_csv(run: StoredRun) -> str:
-    """Every metric of every split with its interval: split, metric, finding, value, low, high."""
-    intervals = run.section("intervals")
-    rows = []
-    for name, value in run.section("metrics").items():
-        split, metric, finding = (*name.split("/", 2), "", "")[:3]
-        rows.append((split, metric, inert(finding), value, *(intervals.get(name) or (None, None))))
-    return _csv(pd.DataFrame(rows, columns=["split", "metric", "finding", "value", "low", "high"]))
-
-
-def images_csv(run: StoredRun) -> str:
-    """A row a test image (without a test: a predicted one): id, probabilities, dominant label, ground truth.
-
-    The dominant label is the finding of the highest probability. The ground truth joins the findings present with
-    `|`; `No Finding` is an image known to be normal, `none of these` any other without one of the findings, and an
-    empty cell one whose labels are not known.
-    """
-    table = run.tested if len(run.tested) else run.predicted
-    if not len(table):
-        return ""
-    names = np.array([inert(finding) for finding in run.findings], dtype=object)
-    prob = np.stack([column(table, finding, "probability").to_numpy(float) for finding in run.findings], axis=1)
-    label = np.stack([column(table, finding, "label").to_numpy(float) for finding in run.findings], axis=1)
-    normal = table["normal"].to_numpy(float) == 1 if "normal" in table else np.zeros(len(table), bool)
-    empty = np.where(np.isnan(label).any(axis=1), "", np.where(normal, "No Finding", "none of these"))
-    truth = ["|".join(names[row == 1]) or absent for row, absent in zip(label, empty, strict=True)]
-    columns: Mapping[str, Any] = {
-        "id": table["id"].map(inert).to_numpy(),
-        **{f"{name} probability": prob[:, c] for c, name in enumerate(names)},
-        "dominant label": names[prob.argmax(axis=1)],
-        "ground truth": truth,
-    }
-    return _csv(pd.DataFrame(columns))
-
-
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _csv(table: pd.DataFrame) -> str:
-    # with bare newlines pandas would not quote a carriage return
-    return str(table.to_csv(index=False, float_format="%.7g", lineterminator="\r\n"))
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    text = html.escape(" ".join(str(text).split()), quote=False)
-    return "".join(f"\\{sign}" if sign in "\\`*_[]|#" else sign for sign in text)

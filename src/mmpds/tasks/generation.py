@@ -44,8 +44,14 @@ class Task:
             found["extractor"] = judged["extractor"]
 
     def predicted(self, found: Sections) -> None:
-        """Add how many images were made."""
+        """Add how many images were made.
+
+        Raises:
+            ValueError: not one could be.
+        """
         made = self.run.callbacks["images"].summary()
+        if made["counts"]["predict/failed"] and not made["counts"]["predict/images"]:
+            raise ValueError(f"no image was made: {'; '.join(made['warnings'])}: are the weights finite?")
         found["counts"] |= made["counts"]
         found["warnings"] += made["warnings"]
 

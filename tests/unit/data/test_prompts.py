@@ -212,5 +212,5 @@ def test_a_vqa_rad_file_that_is_not_the_release_is_refused(tmp_path, content):
 
 
 def test_all_problems_are_told_at_once():
-    with pytest.raises(ValueError, match=r"images_per_prompt=-1.*batch_size=0.*schedule=x.*prompts=studdy"):
+    with pytest.raises(ValueError, match=r"batch_size=0.*schedule=x.*images_per_prompt=-1.*prompts=studdy"):
         PromptData("studdy", images_per_prompt=-1, batch_size=0, schedule="x")

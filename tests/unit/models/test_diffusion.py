@@ -68,8 +68,10 @@ def quiet():
 @pytest.mark.parametrize("build", [model, latent])
 def test_images_have_the_contract_s_shape_and_range(build):
     images = build().generate(PROMPTS, [1, 2])
-    assert images.shape == (2, 1 if build is model else 3, 32, 32) and images.dtype == torch.float32
-    assert images.min() >= 0 and images.max() <= 1
+    assert images.shape == (2, 1 if build is model else 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert images.min() >= 0
+    assert images.max() <= 1
 
 
 def test_an_item_depends_on_its_seed_and_prompt_alone():
@@ -94,7 +96,8 @@ def test_training_learns_and_a_checkpoint_generates_the_same(build, tmp_path):
     built.tokenizer = None
     run = trainer(tmp_path, max_epochs=2, enable_checkpointing=False)
     run.fit(built, data)
-    assert run.callback_metrics["val/loss"].isfinite() and built.tokenizer is not None
+    assert run.callback_metrics["val/loss"].isfinite()
+    assert built.tokenizer is not None
     run.save_checkpoint(tmp_path / "model.ckpt")
     again = Diffusion.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True).eval()
     assert torch.equal(again.generate(PROMPTS, [1, 2]), built.eval().generate(PROMPTS, [1, 2]))
@@ -143,7 +146,8 @@ def test_captions_are_left_out_at_the_stated_share(tmp_path, monkeypatch):
     batch = {"image": torch.rand(400, 1, 32, 32), "caption": ["some"] * 400, "index": torch.arange(400)}
     torch.manual_seed(0)
     built.training_step(batch, 0)
-    assert 160 < seen.count("") < 240 and seen.count("some") == 400 - seen.count("")
+    assert 160 < seen.count("") < 240
+    assert seen.count("some") == 400 - seen.count("")
 
 
 def exported(built, folder):
@@ -154,11 +158,10 @@ def exported(built, folder):
 def drawn(pipeline, built, seed):
     """What the loaded pipeline makes, as [C, H, W] in [0, 1]."""
     pipeline.set_progress_bar_config(disable=True)
-    image = pipeline(
+    return pipeline(
         PROMPTS[0], num_inference_steps=3, guidance_scale=2.0, generator=[torch.Generator().manual_seed(seed)],
         output_type="pt", height=32, width=32,
     ).images[0]  # fmt: skip
-    return image
 
 
 def test_plain_diffusers_loads_a_saved_latent_model_and_draws_the_same_image(tmp_path):
@@ -195,8 +198,8 @@ def test_what_stands_still_is_computed_once(tmp_path, monkeypatch):
     data = phantom()
     trainer(tmp_path, max_epochs=3).fit(tuned, data)
     captions = {caption for name in ("train", "val") for caption in data.images[name].caption}
-    assert calls["vae"] == len(data.images["train"]) // 4 * 4 + len(data.images["val"]) or calls["vae"] <= 30
-    assert calls["text"] <= len(captions) + 1
+    assert calls["vae"] <= len(data.images["train"]) + len(data.images["val"])
+    assert calls["text"] <= len(captions) + 1  # that of no text
     augmented = Diffusion(pretrained=folder)
     trainer(tmp_path, max_epochs=2).fit(augmented, phantom(augment=True))
     assert all(split == "val" for split, _ in augmented._latents)
@@ -206,7 +209,8 @@ def test_lora_trains_little_and_keeps_little(tmp_path):
     folder = exported(latent(), tmp_path / "saved")
     tuned = Diffusion(pretrained=folder, lora_rank=2, sampling=SAMPLING, learning_rate=1e-1)
     trained = [name for name, parameter in tuned.named_parameters() if parameter.requires_grad]
-    assert trained and all("lora_" in name for name in trained)
+    assert trained
+    assert all("lora_" in name for name in trained)
     run = trainer(tmp_path)
     run.fit(tuned, phantom())
     run.save_checkpoint(tmp_path / "lora.ckpt")
@@ -235,8 +239,8 @@ def test_wrong_arguments_are_told_with_their_cure(tmp_path):
         model(sampling={"size": 33})
     with pytest.raises(ValueError, match=r"model.pretrained=.*: give a folder that diffusers wrote"):
         Diffusion(pretrained=str(tmp_path))
+    (tmp_path / "bad.ckpt").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"init_from=.*: is it a checkpoint of this model"):
-        (tmp_path / "bad.ckpt").write_bytes(b"no")
         model().load_weights(str(tmp_path / "bad.ckpt"))
 
 

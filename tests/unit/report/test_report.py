@@ -114,6 +114,24 @@ def test_slider_counts_are_scikit_learns_at_each_stop(folder):
             assert (row["positives"] - tp, row["negatives"] - fp) == (fn, tn)
 
 
+def test_thresholds_by_group_leave_the_slider_a_common_one_and_say_so(fresh):
+    assert "Thresholds of this run differ" not in page(fresh)
+    threshold = json.loads((fresh / "results.json").read_text())["threshold"]
+    table = pd.read_csv(fresh / "predictions.csv")
+    table["Infiltration decision"] = 1
+    table.to_csv(fresh / "predictions.csv", index=False)
+    edit(fresh, threshold=threshold | {"by": "age_band"})
+    text = page(fresh)
+    assert (
+        "Thresholds of this run differ by age band."
+        in text[text.index('id="threshold"') : text.index('id="calibration"')]
+    )
+    run = StoredRun.read(fresh)
+    (row,) = [row for row in figures.confusion(run) if row["name"] == "Infiltration"]
+    judged = run.judged["Infiltration"]
+    assert row["tp"][row["start"]] == np.count_nonzero(judged.positive & (judged.prob >= np.float32(0.35)))
+
+
 def test_cooccurrence_counts_images(folder):
     test = pd.read_csv(folder / "predictions.csv").query("split == 'test'")
     (own, both), (again, _) = tables.cooccurrence(StoredRun.read(folder), "label")
@@ -265,7 +283,12 @@ def test_other_findings_are_exported_the_same(tmp_path):
         ("results.json", None, "give the directory of a run"),
         ("results.json", "{", "results.json is damaged"),
         ("results.json", "[1]", "results.json is damaged"),
+        ("results.json", "[]", "results.json is damaged"),
+        ("results.json", '{"metrics": [1]}', "metrics must be objects"),
         ("predictions.csv", "id,x\n1,2\n", "no column split"),
+        ("predictions.csv", "x\n", "no column split; no column id; no column of a finding's probability"),
+        ("predictions.csv", "split,A label,A probability,A decision\ntest,1,0.5,1\n", "no column id"),
+        ("predictions.csv", "split,id\ntest,1\n", "no column of a finding's probability"),
         ("predictions.csv", "split,id,A label,A probability\ntest,1,0,oops\n", "A decision"),
         ("predictions.csv", "split,id,A label,A probability,A decision\ntest,1,0,1.5,1\n", "outside 0 to 1"),
         ("gradcam/gallery.csv", "file\nx.png\n", "no column id"),

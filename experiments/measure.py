@@ -1,0 +1,137 @@
+"""How the benchmarks here measure: contestants take turns in one run, and a ratio is of two turns of one round."""
+
+import json
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from mmpds import results
+from mmpds.console import table
+from mmpds.sweep import markdown
+from mmpds.world import cores
+
+HERE = Path(__file__).resolve().parent
+
+
+def rate(work, items):
+    """Items a second of one call."""
+    began = time.perf_counter()
+    work()
+    return items / (time.perf_counter() - began)
+
+
+def interleaved(contestants, rounds):
+    """Rates of each contestant over rounds that take turns, so that a slow minute slows all; the first is warm-up."""
+    rates = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, measure in contestants.items():
+            value = measure()
+            if turn:
+                rates[name].append(value)
+        print(f"  round {turn}: " + ", ".join(f"{n} {r[-1]:.4g}" for n, r in rates.items() if r), flush=True)
+    return rates
+
+
+def apart(builders, rounds, *arguments):
+    """`interleaved`, each contestant in a process of its own: none profits from another's memory or settings."""
+    spawn, pipes = multiprocessing.get_context("spawn"), {}
+    for name, build in builders.items():
+        pipes[name], inner = spawn.Pipe()
+        spawn.Process(target=serve, args=(inner, build, arguments), daemon=True).start()
+
+    def ask(pipe):
+        pipe.send(True)
+        return pipe.recv()
+
+    rates = interleaved({name: partial(ask, pipe) for name, pipe in pipes.items()}, rounds)
+    for pipe in pipes.values():
+        pipe.send(False)
+    return rates
+
+
+def serve(pipe, build, arguments):
+    """A contestant's process: measures when it is asked to."""
+    torch.set_num_threads(cores())
+    measure = build(*arguments)
+    while pipe.recv():
+        pipe.send(measure())
+
+
+def steady(started):
+    """Items a second of runs of train.py that were started together, pairs of a process and its run directory."""
+    total = 0.0
+    for process, run_dir in started:
+        if process.wait():
+            raise SystemExit(f"{run_dir} failed")
+        total += results.read(Path(run_dir))["timing"]["throughput_items_per_s"]
+    return total
+
+
+def compared(rates, pairs):
+    """Each ratio within one round: its median and spread over the rounds.
+
+    pairs: name -> (section of the rates, numerator, denominator, target or None).
+    """
+    ratios = {}
+    for name, (section, ours, other, target) in pairs.items():
+        if {ours, other} <= set(rates.get(section, ())):
+            each = [a / b for a, b in zip(rates[section][ours], rates[section][other], strict=True)]
+            ratios[name] = {"median": statistics.median(each), "min": min(each), "max": max(each), "target": target}
+    return ratios
+
+
+def conclude(folder, title, rates, pairs, sections, remarks="", **more):
+    """Print rates and ratios; where all sections are measured keep them in results.json and renew the READMEs.
+
+    Args:
+        folder: the benchmark's.
+        title: of what, on what.
+        rates: section -> contestant -> images a second of each round.
+        pairs: see `compared`.
+        sections: names of all sections.
+        remarks: Markdown below the tables.
+        more: what results.json keeps besides.
+
+    Returns:
+        The exit status: 1 where a ratio is below its target.
+    """
+    ratios = compared(rates, pairs)
+    spread = "{:.4g} to {:.4g}".format
+    rate_rows = [
+        [f"{section}, {name}", f"{statistics.median(each):.4g}", spread(min(each), max(each))]
+        for section, group in rates.items()
+        for name, each in group.items()
+    ]
+    ratio_rows = [
+        [name, f"{r['median']:.2f}", f"{r['min']:.2f} to {r['max']:.2f}", f"≥ {r['target']}" if r["target"] else ""]
+        for name, r in ratios.items()
+    ]
+    shown = (["images/s", "median", "spread"], rate_rows), (["ratio", "median", "spread", "target"], ratio_rows)
+    for heading, (heads, rows) in zip((title, "Ratios, each of two turns of one round"), shown, strict=True):
+        table(heading, heads, rows)
+    if remarks:
+        print(remarks)
+    if set(rates) == set(sections):
+        text = f"{title}.\n\n" + "\n".join(markdown(heads, rows) for heads, rows in shown)
+        record = {"title": title, "hardware": results.hardware([], cores()), "versions": results.versions()}
+        record |= {"images_per_s": rates, "ratios": ratios} | more
+        record["markdown"] = text + (f"\n{remarks}\n" if remarks else "")
+        results.write_text(folder / "results.json", json.dumps(record, indent=2) + "\n")
+        subprocess.run([sys.executable, HERE / "publish.py"], check=True)
+    missed = [name for name, r in ratios.items() if r["target"] and r["median"] < r["target"]]
+    if missed:
+        print("  below target: " + "; ".join(missed))
+    return int(bool(missed))
+
+
+def kept(folder):
+    """What an earlier measurement on the same hardware kept: a single section may be renewed beside the others."""
+    path = folder / results.FILE
+    record = json.loads(path.read_text()) if path.exists() else {}
+    return record if record.get("hardware") == results.hardware([], cores()) else {}
