@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpds.check.generation import generates
+from mmpds.check.generation import generates, has_prompts
 from mmpds.check.problem import Problem, exists, nearest
 from mmpds.results import CONFIG
 
@@ -49,7 +49,7 @@ def stage_problems(cfg: DictConfig) -> list[Problem]:
             )
     elif cfg.resume not in (None, "auto"):
         found += exists("resume", cfg.resume, "checkpoint")
-    if "predict" in cfg.stages and not generates(cfg) and not cfg.data.get("predict_root"):
+    if "predict" in cfg.stages and not (generates(cfg) or has_prompts(cfg)) and not cfg.data.get("predict_root"):
         found.append(Problem("data.predict_root", None, "stages has predict: give a folder of images"))
     return found
 

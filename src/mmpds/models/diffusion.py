@@ -89,10 +89,6 @@ class Diffusion(pl.LightningModule):
         self.unet, self.text_encoder, self.vae = parts.unet, parts.text_encoder, parts.vae
         self.tokenizer, self.noise, self.patch = parts.tokenizer, parts.noise, parts.patch
         self.sampling = chosen
-        if chosen["size"] and chosen["size"] % self.shrink:
-            raise ValueError(
-                f"sampling.size={chosen['size']}: this model makes multiples of {self.shrink} pixels a side"
-            )
         self.frozen = [module for module in (self.text_encoder, self.vae) if module is not None] if pretrained else []
         if lora_rank:
             from peft import LoraConfig
@@ -170,7 +166,7 @@ class Diffusion(pl.LightningModule):
 
     def too_long(self, prompts: Sequence[str]) -> dict[str, int]:
         """The prompts beyond the encoder's limit, with their number of tokens, start and end included."""
-        lengths = {prompt: len(self.tokenizer(prompt).input_ids) for prompt in dict.fromkeys(prompts)}
+        lengths = {prompt: len(self.tokenizer(prompt, verbose=False).input_ids) for prompt in dict.fromkeys(prompts)}
         return {prompt: length for prompt, length in lengths.items() if length > self.tokenizer.model_max_length}
 
     def encode(self, image: Tensor) -> Tensor:
@@ -297,8 +293,14 @@ class Diffusion(pl.LightningModule):
 
         A seed gives the same image in any batch, up to the rounding that other shapes of a matrix product bring.
         A pixel that is not finite says that the item failed.
+
+        Raises:
+            ValueError: the size asked for is none that the model can make.
         """
         how = self.sampling
+        if how["size"] and how["size"] % self.shrink:
+            cure = f"this model makes multiples of {self.shrink} pixels a side"
+            raise ValueError(f"model.sampling.size={how['size']}: {cure}")
         side = (how["size"] or self.size) // self.shrink
         free = self.embed([how["negative_prompt"]]) if how["guidance_scale"] > 1 else None
         latent = sample(
@@ -321,9 +323,10 @@ class Diffusion(pl.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if long := self.too_long(data.table["prompt"].tolist()):
             shown = "; ".join(f"{prompt[:60]!r}… has {tokens}" for prompt, tokens in list(long.items())[:3])
+            count = f"{len(long)} prompts are" if len(long) > 1 else "1 prompt is"
             raise ValueError(
-                f"data.prompts: {len(long)} prompts are longer than the text encoder's "
-                f"{self.tokenizer.model_max_length} tokens, and their ends would be ignored: {shown}; shorten them"
+                f"data.prompts: {count} longer than the text encoder's "
+                f"{self.tokenizer.model_max_length} tokens, and would be cut: {shown}; shorten them"
             )
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -109,8 +109,9 @@ def test_section(timed):
 
 def stage(items, seconds, step, wait, comm):
     return {
-        "total_s": seconds + 1, "warmup_s": 0.5, "items_total": items, "items": items, "seconds": seconds,
-        "step_ms": {"p50": step, "p95": step, "p99": step}, "data_wait_fraction": wait, "comm_fraction": comm,
+        "total_s": seconds + 1, "cpu_s": seconds / 2, "warmup_s": 0.5, "items_total": items, "items": items,
+        "seconds": seconds, "step_ms": {"p50": step, "p95": step, "p99": step}, "data_wait_fraction": wait,
+        "comm_fraction": comm,
     }  # fmt: skip
 
 
@@ -122,6 +123,7 @@ def test_ranks_are_combined_by_the_slowest():
     section = combine(ranks)
     assert section["throughput_items_per_s"] == 22 / 4
     assert section["fit_s"] == 5
+    assert section["cpu_s"] == 3
     assert section["test_s"] is None
     assert section["step_ms"]["p95"] == 5
     assert section["data_wait_fraction"] == pytest.approx((1 + 0.8) / 6)

@@ -311,8 +311,9 @@ def test_a_batch_is_as_the_contract_says(loader):
     batches = list(getattr(data, loader)())
     seen = []
     for batch in batches:
-        assert set(batch) == {"image", "label", "index"}
+        assert set(batch) == {"image", "label", "caption", "index"}
         rows = len(batch["index"])
+        assert batch["caption"] == images.table.loc[batch["index"].tolist(), "caption"].tolist()
         assert (batch["image"].dtype, batch["image"].shape) == (torch.float32, (rows, 1, SIZE, SIZE))
         assert 0 <= batch["image"].min() < batch["image"].max() <= 1
         assert (batch["label"].dtype, batch["label"].shape) == (torch.float32, (rows, 2))
@@ -337,13 +338,18 @@ def test_two_ranks_see_each_item_once_and_pad(folders):
     assert shares == [[[0, 1], [2, 3]], [[4, 5], [6, PADDING]]]
 
 
+def alike(one, other):
+    return one.pop("caption") == other.pop("caption") and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_two_ranks_train_on_the_global_batch_of_one():
     data = ready(batch_size=4)
     one = list(data.train_dataloader())
     first, second = (list(of_rank(data, rank, 2).train_dataloader()) for rank in (0, 1))
     for whole, *halves in zip(one, first, second, strict=True):
-        for name in whole:
+        for name in ("image", "label", "index"):
             assert torch.equal(whole[name], torch.cat([half[name] for half in halves]))
+        assert whole["caption"] == halves[0]["caption"] + halves[1]["caption"]
 
 
 def test_a_worker_process_gives_the_same_batches(tmp_path):
@@ -351,7 +357,7 @@ def test_a_worker_process_gives_the_same_batches(tmp_path):
     apart = ready(cache_dir=str(tmp_path), rebalance="balanced", workers=1)
     count = 0
     for one, other in zip(plain.train_dataloader(), apart.train_dataloader(), strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert alike(one, other)
         count += 1
     assert count == len(plain.images["train"]) // 6
 
@@ -359,7 +365,7 @@ def test_a_worker_process_gives_the_same_batches(tmp_path):
 def test_the_cache_changes_no_image(tmp_path):
     plain, cached = ready(), ready(cache_dir=str(tmp_path))
     for one, other in zip(plain.train_dataloader(), cached.train_dataloader(), strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert alike(one, other)
 
 
 def test_augmentation_is_for_training_and_can_be_left_out():

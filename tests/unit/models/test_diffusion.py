@@ -228,7 +228,7 @@ def test_lora_trains_little_and_keeps_little(tmp_path):
 def test_prompts_beyond_the_encoder_s_limit_are_refused(tmp_path):
     long = "effusion " * 60
     data = PromptData(["short", long], batch_size=2)
-    with pytest.raises(ValueError, match=r"data.prompts: 1 prompts are longer than .* 40 tokens.*has \d+; shorten"):
+    with pytest.raises(ValueError, match=r"data.prompts: 1 prompt is longer than .* 40 tokens.*has \d+; shorten"):
         trainer(tmp_path).predict(model(), data)
 
 
@@ -236,7 +236,7 @@ def test_wrong_arguments_are_told_with_their_cure(tmp_path):
     with pytest.raises(ValueError, match="size=33: give a multiple of 2"):
         model(size=33)
     with pytest.raises(ValueError, match=r"sampling.size=33: .* multiples of 2"):
-        model(sampling={"size": 33})
+        model(sampling={"size": 33}).generate(PROMPTS, [1, 2])
     with pytest.raises(ValueError, match=r"model.pretrained=.*: give a folder that diffusers wrote"):
         Diffusion(pretrained=str(tmp_path))
     (tmp_path / "bad.ckpt").write_bytes(b"no")
