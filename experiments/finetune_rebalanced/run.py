@@ -137,7 +137,8 @@ def compared(arguments, base_epochs):
     ]
     normal, hardware = int((base[f"{FINDING} label"] == 0).sum()), results.hardware([], cores())
     title = (
-        f"DenseNet-121, {arguments.size} px, base of {base_epochs} epochs, {arguments.epochs} of fine-tuning; "
+        f"DenseNet-121, {arguments.size} px, base of {base_epochs} epoch{'s' * (base_epochs > 1)}, "
+        f"{arguments.epochs} of fine-tuning; "
         f"{len(base):,} test images of {base['group'].nunique():,} patients, {normal:,} of them normal"
     )
     heads = ["test", *found]
@@ -148,7 +149,7 @@ def compared(arguments, base_epochs):
         f"{title}.\n\n{markdown(heads, cells)}\nBelow each value its 95 % interval: {REPLICATES:,} bootstrap "
         "replicates by patient, a difference within each replicate.\n\n"
         f"Thresholds, fitted on validation for {SENSITIVITY} sensitivity: {thresholds}. "
-        f"Training on {hardware['cores']} cores, {hardware['cpu']}: {seconds}.\n"
+        f"Training on {hardware['cores']} core{'s' * (hardware['cores'] > 1)}, {hardware['cpu']}: {seconds}.\n"
     )
     return {"title": title, "metrics": found, "markdown": text}
 

@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_score, recall_
 from mmpds import report
 from mmpds.report.figures import COLOURS
 from mmpds.report.stored import StoredRun
+from tests.unit.report.generated import run_of_a_test, run_of_images
 from tests.unit.report.sample import sample_run
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -72,6 +73,21 @@ def test_all_plots_are_drawn_without_a_complaint_or_the_network(opened, folder):
     page = opened(folder)
     assert page.locator(".plot").count() == page.locator(".plot .main-svg:first-child").count() > 10
     assert page.locator("nav a").count() == page.locator("main > section").count()
+
+
+@pytest.mark.parametrize("made", [run_of_images, run_of_a_test])
+def test_a_generator_s_report_opens_and_fits_a_telephone(opened, tmp_path, made):
+    folder = tmp_path / "run"
+    made(folder)
+    report.write(folder)
+    page = opened(folder, viewport={"width": 400, "height": 800}, color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert "All images of this run are synthetic" in page.inner_text("body")
+    if made is run_of_images:
+        width = page.evaluate("Math.max(...[...document.images].map(image => image.naturalWidth))")
+        assert width > 100
+    else:
+        assert page.locator(".plot .main-svg").count() > 0
 
 
 def test_the_slider_gives_scikit_learns_figures(opened, folder):
