@@ -79,7 +79,7 @@ def speeds(checkpoint):
     prompts = Phantom(images=BATCH, seed=2).table["caption"].tolist()
     chosen, seeds = model.sampling, list(range(BATCH))
     exact = model.generate(prompts, seeds)
-    model.to(half)._embeddings.clear()
+    model.to(half)
     images, rates = {}, {name: [] for name in OPTIONS}
     for turn in range(ROUNDS + 1):
         for name, changes in OPTIONS.items():
@@ -131,7 +131,7 @@ def main():
     ranks, threads = trained["world_size"], trained["threads_per_rank"]
     title = (
         f"{best['counts']['test/items']:,} captions of held-out patients; the generator was trained for "
-        f"{trained['timing']['fit_s'] / 60:.0f} minutes on {ranks * threads} core of {trained['hardware']['cpu']}; "
+        f"{trained['timing']['fit_s'] / 60:.0f} minutes on {ranks * threads} cores of {trained['hardware']['cpu']}; "
         f"the judge is a DenseNet-121 trained on other phantoms ({best['extractor']})"
     )
 

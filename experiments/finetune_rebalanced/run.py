@@ -1,6 +1,6 @@
 """Does fine-tuning on equally many normal and diseased images mend a model trained on three diseased to one normal?
 
-    python experiments/finetune_rebalanced/run.py --root ../shared/data/chest_xray [--base 1 4] [--epochs 8]
+    python experiments/finetune_rebalanced/run.py --root ../shared/data/chest_xray [--base 1] [--epochs 8]
 
 Three runs for each number of epochs that base is trained, one after the other, all of one split by patient; those that
 have finished are not run again:
@@ -161,7 +161,7 @@ def main():
     parser.add_argument("--size", type=int, default=64, help="pixels a side")
     parser.add_argument("--epochs", type=int, default=8, help="of each fine-tuning")
     parser.add_argument("--factor", type=float, default=1.0, help="of the backbone's learning rate in fine-tuning")
-    parser.add_argument("--base", type=int, nargs="+", default=[1, 4], help="epochs of base, a study each")
+    parser.add_argument("--base", type=int, nargs="+", default=[1], help="epochs of base, a study each")
     arguments = parser.parse_args()
     if not arguments.root.is_dir():
         parser.error(f"--root {arguments.root}: no such folder")

@@ -21,10 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mmpds.export", description=__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a generator's checkpoints/best.ckpt")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="what to write; it may not hold anything yet")
+    parser.add_argument("--pretrained", metavar="FOLDER", help="where the weights that it started from are now")
     given = parser.parse_args(arguments)
     try:
         with redirect_stdout(io.StringIO()):  # DeepSpeed, where it is installed, speaks as soon as diffusers finds it
-            lines = export(given.checkpoint, given.folder)
+            lines = export(given.checkpoint, given.folder, given.pretrained)
         say_out(lines)
     except (ValueError, OSError) as error:
         say(f"mmpds.export: {' '.join(str(error).split())}")
@@ -32,12 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def export(checkpoint: Path, folder: Path) -> str:
+def export(checkpoint: Path, folder: Path, pretrained: str | None = None) -> str:
     """Write a generator's networks, tokenizer and scheduler; returns the Python that loads them.
 
     Args:
         checkpoint: of `mmpds.models.diffusion.Diffusion`.
         folder: new or empty.
+        pretrained: the folder or hub id that its training started from; None: where it was then.
 
     Raises:
         ValueError: the checkpoint or the folder cannot be used; the text names both and the cures.
@@ -52,7 +54,8 @@ def export(checkpoint: Path, folder: Path) -> str:
     from mmpds.models.diffusion import Diffusion
 
     try:
-        model = Diffusion.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+        moved = Diffusion.restated({"pretrained": pretrained})
+        model = Diffusion.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True, **moved)
     except Exception as error:  # whatever a damaged file raises
         # of its own errors the model says the cure; torch's text advises to trust the file
         reason = error if isinstance(error, ValueError) else type(error).__name__

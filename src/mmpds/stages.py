@@ -40,6 +40,7 @@ QUIET = (
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's, of torch
     ".*exists and is not empty.*",  # a resumed run goes on in its own folder
     ".*dataloader is not resumable.*",  # the data module's state says where to go on
+    ".*module.* in eval mode.*",  # what stands still in a fine-tuning
     ".*custom batch sampler.*",  # ours shards exactly
     ".*sync_dist=True.*",  # metrics are gathered by torchmetrics before they are logged
     ".*threshold falls back to.*",  # every epoch; what counts is what the last one left, in results.json

@@ -89,6 +89,8 @@ class Sweep:
         else:
             say(f"mmpds: job {hydra.job.num}: {' '.join(varied)}")
             cfg.run_dir = str(run_dir)
+            if cfg.trainer.launcher == "none":
+                cfg.ranks = "auto"  # they are for the jobs that have some
             results.save_config(cfg, run_dir, overrides, time.time())
             problems = config_problems(cfg, World())
             if problems and all(problem.lacking for problem in problems):

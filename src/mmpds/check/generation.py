@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 from mmpds import results
 from mmpds.check.problem import Problem, exists, is_file, nearest
 from mmpds.data.prompt_sets import read_items
+from mmpds.data.schedule import SCHEDULES
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 PREDICTIONS = ("epsilon", "v_prediction")
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "dpm++_karras", "euler", "euler_a", "heun", "lcm", "pndm", "unipc")
-SCHEDULES = ("static", "dynamic")
 
 
 def generates(cfg: DictConfig) -> bool:
     """Whether the model makes images of texts."""
-    return "sampling" in cfg.model
+    return "unet" in cfg.model
 
 
 def has_prompts(cfg: DictConfig) -> bool:
@@ -43,12 +43,18 @@ def generation_problems(cfg: DictConfig) -> list[Problem]:
         found.append(Problem("model.lora_rank", rank, "give a whole number; 0 to train all weights"))
     elif rank and not model.pretrained and "fit" in cfg.stages:
         found.append(Problem("model.lora_rank", rank, "it adds to pretrained weights: give model.pretrained=FOLDER"))
+    for key in ("pretrained", "vae"):
+        if isinstance(source := model[key], str) and source.startswith(("/", ".", "~")):
+            found += exists(f"model.{key}", source, "folder")
+    if "fit" in cfg.stages and not (model.pretrained or model.vae is None or isinstance(model.vae, str)):
+        cure = "it would be random; give model.vae=FOLDER of a trained AutoencoderKL, or model.pretrained=FOLDER"
+        found.append(Problem("model.vae", "", cure))
     if "predict" in cfg.stages and not has_prompts(cfg):
         found.append(Problem("data", "", "stages has predict: a generator draws prompts; give data=prompts"))
     if "predict" in cfg.stages and not callbacks.get("images"):
         found.append(Problem("callbacks", "", "the images would not be kept; use callbacks=diffusion"))
     size, looks = cfg.data.get("size"), {"fit", "test"} & set(cfg.stages)
-    if looks and not has_prompts(cfg) and not model.pretrained and size != model.size:
+    if looks and not has_prompts(cfg) and not (model.pretrained or cfg.checkpoint) and size != model.size:
         cure = f"the model makes {model.size} pixels a side: give data.size={model.size}, or model.size={size}"
         found.append(Problem("data.size", size, cure))
     if quality := callbacks.get("quality"):
@@ -56,9 +62,10 @@ def generation_problems(cfg: DictConfig) -> list[Problem]:
     return found
 
 
-def _sampling_problems(sampling: Any) -> list[Problem]:
+def _sampling_problems(stated: Any) -> list[Problem]:
+    sampling = {key: value for key, value in stated.items() if value is not None}  # null: a checkpoint's own
     found = []
-    if (name := sampling.get("scheduler")) not in SCHEDULERS:
+    if (name := sampling.get("scheduler", "ddim")) not in SCHEDULERS:
         found.append(Problem("model.sampling.scheduler", name, nearest(str(name), SCHEDULERS)))
     found += [
         Problem(f"model.sampling.{key}", value, "give a whole number above zero")
@@ -67,8 +74,7 @@ def _sampling_problems(sampling: Any) -> list[Problem]:
     ]
     if not isinstance(scale := sampling.get("guidance_scale", 1), int | float) or scale < 1:
         found.append(Problem("model.sampling.guidance_scale", scale, "give a number from 1 (no guidance) up"))
-    size = sampling.get("size")
-    if size is not None and (not isinstance(size, int) or size < 1):
+    if not isinstance(size := sampling.get("size", 1), int) or size < 1:
         found.append(Problem("model.sampling.size", size, "give pixels a side, or null for those of the training"))
     return found
 

@@ -7,13 +7,14 @@ latents of an autoencoder, or squares of pixels folded into channels; L = tokens
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
@@ -21,6 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from mmpds.data.batch import PADDING, Batch, PromptBatch, item_seed
 from mmpds.models import pipelines, vocabulary
+from mmpds.models.memo import Memo
 from mmpds.models.optimization import adamw
 from mmpds.models.sampling import make_scheduler, sample
 
@@ -32,6 +34,11 @@ SAMPLING = {
     "cache_interval": 1,
     "size": None,
 }
+RANDOM_VAE = (
+    "model.vae: it would be random; give model.vae=FOLDER of a trained AutoencoderKL, or model.pretrained=FOLDER"
+)
+PREDICTIONS = ("epsilon", "v_prediction")
+STATES = {"state_dict", "current_model_state"}  # of a checkpoint; the second where the first is the moving average
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -46,7 +53,8 @@ class Diffusion(pl.LightningModule):
         pretrained: a hub id, or a folder that diffusers or `save_pretrained` wrote; the sizes below are then its own.
         unet: arguments of diffusers.UNet2DConditionModel.
         text_encoder: arguments of transformers.CLIPTextConfig; `max_position_embeddings` is the longest prompt.
-        vae: arguments of diffusers.AutoencoderKL; None for a model of pixels.
+        vae: a hub id or folder of an AutoencoderKL, or its arguments, which leave it random: fit to measure speed, not
+            to be trained; None for a model of pixels.
         size: H = W.
         channels: C, where there is no autoencoder.
         patch: pixels a side that a model of pixels sees as one.
@@ -69,18 +77,19 @@ class Diffusion(pl.LightningModule):
 
     def __init__(
         self, pretrained: str | None = None, unet: Mapping[str, Any] | None = None,
-        text_encoder: Mapping[str, Any] | None = None, vae: Mapping[str, Any] | None = None, size: int = 64,
+        text_encoder: Mapping[str, Any] | None = None, vae: str | Mapping[str, Any] | None = None, size: int = 64,
         channels: int = 1, patch: int = 1, noise: Mapping[str, Any] | None = None,
         min_snr_gamma: float | None = 5.0, caption_dropout: float = 0.1, lora_rank: int = 0,
         learning_rate: float = 1e-4, weight_decay: float = 1e-2, warmup_fraction: float = 0.05,
         sampling: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        chosen: dict[str, Any] = SAMPLING | dict(sampling or {})
+        chosen: dict[str, Any] = SAMPLING | {k: v for k, v in dict(sampling or {}).items() if v is not None}
+        pretrained, vae = _absolute(pretrained), _absolute(vae)  # a checkpoint is loaded from anywhere
         # primitives only: the checkpoint then loads alone, with weights_only=True
         self.save_hyperparameters({
             "pretrained": pretrained, "unet": dict(unet or {}), "text_encoder": dict(text_encoder or {}),
-            "vae": dict(vae) if vae else None, "size": size, "channels": channels, "patch": patch,
+            "vae": dict(vae) if isinstance(vae, Mapping) else vae, "size": size, "channels": channels, "patch": patch,
             "noise": dict(noise or {}), "min_snr_gamma": min_snr_gamma, "caption_dropout": caption_dropout,
             "lora_rank": lora_rank, "learning_rate": learning_rate, "weight_decay": weight_decay,
             "warmup_fraction": warmup_fraction, "sampling": chosen,
@@ -88,8 +97,14 @@ class Diffusion(pl.LightningModule):
         parts = pipelines.load(pretrained) if pretrained else self._from_scratch()
         self.unet, self.text_encoder, self.vae = parts.unet, parts.text_encoder, parts.vae
         self.tokenizer, self.noise, self.patch = parts.tokenizer, parts.noise, parts.patch
+        kind = self.noise.config
+        if kind.prediction_type not in PREDICTIONS:
+            raise ValueError(f"noise.prediction_type={kind.prediction_type}: choose from {', '.join(PREDICTIONS)}")
+        if kind.prediction_type == "epsilon" and kind.rescale_betas_zero_snr:
+            raise ValueError("noise.rescale_betas_zero_snr=true: pure noise holds no noise to tell; use v_prediction")
         self.sampling = chosen
-        self.frozen = [module for module in (self.text_encoder, self.vae) if module is not None] if pretrained else []
+        # an autoencoder is never trained here; a text encoder only from scratch
+        self.frozen = [part for part in (self.vae, self.text_encoder if pretrained else None) if part is not None]
         if lora_rank:
             from peft import LoraConfig
 
@@ -98,14 +113,15 @@ class Diffusion(pl.LightningModule):
         for module in self.frozen:
             module.requires_grad_(False)
         self.val_loss = MeanMetric()
-        self._embeddings: dict[str, Tensor] = {}  # of texts, where the encoder stands still
-        self._latents: dict[tuple[str, int], Tensor] = {}  # of images that are the same in every epoch
+        self._embeddings = Memo()  # of captions, where the encoder stands still
+        self._moments = Memo()  # of latents, of images that are the same in every epoch
 
     def _from_scratch(self) -> pipelines.Parts:
         known = self.hparams
-        text = CLIPTextModel(CLIPTextConfig(**known["text_encoder"]))
-        vae = AutoencoderKL(**known["vae"]) if known["vae"] else None
-        shrink = 2 ** (len(vae.config.block_out_channels) - 1) if vae else known["patch"]
+        marks = {"bos_token_id": vocabulary.SMALLEST - 2, "eos_token_id": vocabulary.SMALLEST - 1}
+        text = CLIPTextModel(CLIPTextConfig(**known["text_encoder"] | marks))
+        vae = pipelines.autoencoder(known["vae"]) if known["vae"] else None
+        shrink = pipelines.shrink(vae, known["patch"])
         held = vae.config.latent_channels if vae else known["channels"] * known["patch"] ** 2
         if known["size"] % shrink:
             raise ValueError(f"size={known['size']}: give a multiple of {shrink}")
@@ -114,13 +130,13 @@ class Diffusion(pl.LightningModule):
             cross_attention_dim=text.config.hidden_size,
         )  # fmt: skip
         # as Stable Diffusion has it: latents know no bounds, and diffusers' pipeline insists on the offset
-        noise = ({"clip_sample": False, "steps_offset": 1} if vae else {}) | known["noise"]
-        return pipelines.Parts(unet, text, vae, None, DDPMScheduler(**noise), known["patch"])
+        noise = DDPMScheduler(**({"clip_sample": False, "steps_offset": 1} if vae else {}) | known["noise"])
+        return pipelines.Parts(unet, text, vae, None, noise, known["patch"])
 
     @staticmethod
     def restated(settings: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a configuration's settings a checkpoint takes over: how images are sampled."""
-        return {"sampling": settings["sampling"]} if "sampling" in settings else {}
+        """What of a configuration's settings a checkpoint takes over: where the pretrained weights now are."""
+        return {"pretrained": settings["pretrained"]} if settings.get("pretrained") else {}
 
     def load_weights(self, file: str) -> list[str]:
         """Start from a checkpoint of a model of the same sizes, its vocabulary included.
@@ -135,6 +151,8 @@ class Diffusion(pl.LightningModule):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
             self.on_load_checkpoint(checkpoint)
             self.load_state_dict(checkpoint["state_dict"])
+            if self.tokenizer is None:
+                raise ValueError("it has no vocabulary")
         except Exception as error:  # a damaged file raises anything
             text = " ".join(str(error).split())[:300]
             raise ValueError(f"init_from={file}: is it a checkpoint of this model and its sizes? ({text})") from error
@@ -145,24 +163,23 @@ class Diffusion(pl.LightningModule):
     @property
     def shrink(self) -> int:
         """Pixels a side that the network sees as one."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae else self.patch
+        return pipelines.shrink(self.vae, self.patch)
 
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings of texts, [B, L, D]; those of an encoder that stands still are computed once."""
-        if self.text_encoder.training and self.text_encoder not in self.frozen:
-            return self._encoded(texts)
-        if new := [text for text in dict.fromkeys(texts) if text not in self._embeddings]:
-            with torch.no_grad():
-                self._embeddings |= dict(zip(new, self._encoded(new).cpu(), strict=True))
-        return torch.stack([self._embeddings[text] for text in texts]).to(self.device)
-
-    def _encoded(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of texts, [B, L, D]."""
         tokens = self.tokenizer(
             list(texts), padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True,
             return_tensors="pt",
         )  # fmt: skip
-        encoded: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
-        return encoded
+        embedded: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
+        return embedded
+
+    def _conditions(self, captions: Sequence[str]) -> Tensor:
+        """`embed` in training; an encoder that stands still reads each caption once."""
+        if self.text_encoder not in self.frozen:
+            return self.embed(captions)
+        kept = self._embeddings.of(captions, lambda places: self.embed([captions[place] for place in places]))
+        return torch.stack(kept).to(self.device)
 
     def too_long(self, prompts: Sequence[str]) -> dict[str, int]:
         """The prompts beyond the encoder's limit, with their number of tokens, start and end included."""
@@ -173,13 +190,13 @@ class Diffusion(pl.LightningModule):
         """What is denoised, [B, K, h, w], of images float [B, 1, H, W] in [0, 1]; in training a latent is drawn."""
         if self.vae is None:
             return self._folded(image)
-        return self._drawn(self._moments(image))
+        return self._drawn(self._moments_of(image))
 
     def _folded(self, image: Tensor) -> Tensor:
         channels = self.unet.config.in_channels // self.patch**2
         return F.pixel_unshuffle(image.expand(-1, channels, -1, -1) * 2 - 1, self.patch)
 
-    def _moments(self, image: Tensor) -> Tensor:
+    def _moments_of(self, image: Tensor) -> Tensor:
         with torch.no_grad():
             colours = image.expand(-1, self.vae.config.in_channels, -1, -1) * 2 - 1
             moments: Tensor = self.vae.encode(colours).latent_dist.parameters
@@ -205,16 +222,21 @@ class Diffusion(pl.LightningModule):
         """`encode` of a batch; where the images are the same in every epoch, the autoencoder sees each once."""
         if self.vae is None or changing:
             return self.encode(batch["image"])
-        keys = [(split, int(index)) for index in batch["index"]]
-        if new := [i for i, key in enumerate(keys) if key not in self._latents]:
-            moments = self._moments(batch["image"][new]).half().cpu()
-            self._latents |= {keys[i]: one for i, one in zip(new, moments, strict=True)}
-        return self._drawn(torch.stack([self._latents[key] for key in keys]).to(self.device, torch.float32))
+        keys = [(split, index) for index in batch["index"].tolist()]
+        # not float16, which torch.stack refuses under the CPU's autocast
+        kept = self._moments.of(keys, lambda places: self._moments_of(batch["image"][places]).bfloat16())
+        return self._drawn(torch.stack(kept).to(self.device, torch.float32))
 
     # training
 
     def on_fit_start(self) -> None:
-        """Learn the vocabulary from the training captions, where none came with the weights."""
+        """Learn the vocabulary from the training captions, where none came with the weights.
+
+        Raises:
+            ValueError: the autoencoder is random.
+        """
+        if isinstance(self.hparams["vae"], Mapping) and not self.hparams["pretrained"]:
+            raise ValueError(RANDOM_VAE)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         captions = data.images["train"].caption
         if self.tokenizer is None:
@@ -241,7 +263,7 @@ class Diffusion(pl.LightningModule):
     def losses(self, latent: Tensor, captions: Sequence[str], time: Tensor, noise: Tensor) -> Tensor:
         """Weighted squared error of each item, float32 [B]."""
         noisy = self.noise.add_noise(latent, noise, time)
-        predicted = self(noisy, time, self.embed(captions))
+        predicted = self(noisy, time, self._conditions(captions))
         velocity = self.noise.config.prediction_type == "v_prediction"
         target = self.noise.get_velocity(latent, noise, time) if velocity else noise
         error: Tensor = (predicted.float() - target).square().mean(dim=(1, 2, 3))
@@ -273,11 +295,9 @@ class Diffusion(pl.LightningModule):
         self.val_loss.update(self.losses(latent, batch["caption"], time, noise.to(self.device))[real])
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val/loss` over the items of all ranks, and forget embeddings of an encoder that learns on."""
+        """Log `val/loss` over the items of all ranks."""
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         self.val_loss.reset()
-        if self.text_encoder not in self.frozen:
-            self._embeddings.clear()
 
     def configure_optimizers(self) -> Any:
         """See `adamw`; what stands still is left out."""
@@ -346,7 +366,8 @@ class Diffusion(pl.LightningModule):
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that name the weights and how images are sampled from them."""
-        digest = hashlib.sha256(repr(sorted(self.sampling.items())).encode())
+        how = {name: float(value) if isinstance(value, int) else value for name, value in self.sampling.items()}
+        digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
         for name, value in self.state_dict().items():
             digest.update(name.encode())
             digest.update(value.float().cpu().contiguous().numpy().tobytes())
@@ -358,22 +379,29 @@ class Diffusion(pl.LightningModule):
         pipelines.save(parts, make_scheduler(self.sampling["scheduler"], self.noise.config), Path(folder))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the vocabulary, and leave out what stands still: it came with `pretrained`, and does so again."""
+        """Keep the vocabulary, and leave out what stands still: it came with pretrained weights, and does so again."""
         if not self.hparams["pretrained"]:
             checkpoint["vocabulary"] = vocabulary.state(self.tokenizer)
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        spared = {name for name, _ in self.named_parameters()} - trained
-        for key in ("state_dict", "current_model_state"):
-            if key in checkpoint:
-                checkpoint[key] = {name: value for name, value in checkpoint[key].items() if name not in spared}
+        spared = self._spared()
+        for key in STATES & set(checkpoint):
+            checkpoint[key] = {name: value for name, value in checkpoint[key].items() if name not in spared}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Undo `on_save_checkpoint`."""
         if "vocabulary" in checkpoint:
             self.tokenizer = vocabulary.restored(checkpoint["vocabulary"])
-        for key in ("state_dict", "current_model_state"):
-            if key in checkpoint:
-                checkpoint[key] = self.state_dict() | checkpoint[key]
+        own = self.state_dict()
+        spared = {name: own[name] for name in self._spared()}
+        for key in STATES & set(checkpoint):
+            checkpoint[key] = spared | checkpoint[key]
+
+    def _spared(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+
+
+def _absolute(source: Any) -> Any:
+    """The full path of a folder that is there; whatever else, as it is."""
+    return str(Path(source).resolve()) if isinstance(source, str) and Path(source).is_dir() else source
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from mmpds.models import pixel_pipeline
 from mmpds.models.pixel_pipeline import PixelPipeline
@@ -34,25 +38,63 @@ def load(source: str) -> Parts:
     Raises:
         ValueError: it cannot be had, or is no Stable Diffusion 1 or 2, and no `PixelPipeline`.
     """
-    try:
+    _quiet()
+    with _had("model.pretrained", source):
         index = DiffusionPipeline.load_config(source)
         if missing := {"unet", "text_encoder", "tokenizer", "scheduler"} - set(index):
             raise ValueError(f"its {INDEX} names no {', '.join(sorted(missing))}")
+        if "text_encoder_2" in index:
+            raise ValueError("it has two text encoders")
         vae = AutoencoderKL.from_pretrained(source, subfolder="vae", use_safetensors=True) if "vae" in index else None
+        unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", use_safetensors=True)
+        if vae and unet.config.in_channels != vae.config.latent_channels:
+            raise ValueError(f"its network takes {unet.config.in_channels} channels: it is none of text alone")
+        bounds = {"clip_sample": False} if vae else {}  # latents know none
         return Parts(
-            unet=UNet2DConditionModel.from_pretrained(source, subfolder="unet", use_safetensors=True),
+            unet=unet,
             text_encoder=CLIPTextModel.from_pretrained(source, subfolder="text_encoder", use_safetensors=True),
             vae=vae,
             tokenizer=CLIPTokenizer.from_pretrained(source, subfolder="tokenizer"),
-            noise=DDPMScheduler.from_pretrained(
-                source, subfolder="scheduler", **({"clip_sample": False} if vae else {})
-            ),
+            noise=DDPMScheduler.from_pretrained(source, subfolder="scheduler", **bounds),
             patch=index.get("patch", 1),
         )
+
+
+def autoencoder(given: str | Mapping[str, Any]) -> Any:
+    """An AutoencoderKL: that of a folder or hub id, or a random one of these arguments.
+
+    Raises:
+        ValueError: it cannot be had.
+    """
+    if isinstance(given, Mapping):
+        return AutoencoderKL(**given)
+    _quiet()
+    with _had("model.vae", given):
+        return AutoencoderKL.from_pretrained(given, use_safetensors=True)
+
+
+def shrink(vae: Any, patch: int) -> int:
+    """Pixels a side that a network sees as one: those of a latent, or of a square of pixels."""
+    return 2 ** (len(vae.config.block_out_channels) - 1) if vae else patch
+
+
+@contextmanager
+def _had(key: str, source: str) -> Iterator[None]:
+    """Turn the libraries' errors into one sentence."""
+    cure = "give a folder that diffusers wrote with safetensors, or a hub id that can be reached from here"
+    if source.startswith(("/", ".", "~")) and not Path(source).is_dir():
+        raise ValueError(f"{key}={source}: no such folder; {cure}")
+    try:
+        yield
     except Exception as error:  # each library has errors of its own for a missing, damaged or other model
         reason = " ".join(str(error).split())[:300]
-        cure = "give a folder that diffusers wrote with safetensors, or a hub id that can be reached from here"
-        raise ValueError(f"model.pretrained={source}: {cure} ({reason})") from error
+        raise ValueError(f"{key}={source}: {cure} ({reason})") from error
+
+
+def _quiet() -> None:
+    """No bars for reading and writing weights: they are short, and break a run's own output."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def save(parts: Parts, scheduler: Any, folder: Path) -> None:
@@ -60,6 +102,7 @@ def save(parts: Parts, scheduler: Any, folder: Path) -> None:
 
     A pipeline of pixels is none of diffusers' own: the folder holds its code, which `trust_remote_code=True` allows.
     """
+    _quiet()
     unet = parts.unet
     if getattr(unet, "peft_config", None):
         unet = copy.deepcopy(unet)

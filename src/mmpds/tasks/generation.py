@@ -26,6 +26,9 @@ class Task:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        if run.cfg.checkpoint:  # what the configuration says of sampling holds for it too, and its size for the data
+            run.model.sampling |= {name: v for name, v in run.cfg.model.sampling.items() if v is not None}
+            run.data.size = run.model.sampling["size"] or run.model.size
 
     def needs_validation(self) -> bool:
         """There is nothing to fit."""
@@ -81,5 +84,6 @@ def quality(classifier: str | None, replicates: int, seed: int) -> Quality:
     except Exception as error:  # a damaged file raises anything
         cure = "give the best.ckpt of a run of model=densenet121"
         raise ValueError(f"callbacks.quality.classifier={classifier}: {cure} ({error})") from error
-    name = f"densenet121 features of {Path(classifier).parents[1].name}/{Path(classifier).name}"
+    path = Path(classifier).resolve()
+    name = f"densenet121 features of {path.parents[1].name}/{path.name}"
     return Quality(model, name, replicates, seed)

@@ -22,7 +22,7 @@ UNET = {
 }  # fmt: skip
 TEXT = {
     "vocab_size": 600, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "max_position_embeddings": 40, "bos_token_id": 512, "eos_token_id": 513,
+    "max_position_embeddings": 40,
 }  # fmt: skip
 VAE = {
     "in_channels": 3, "out_channels": 3, "block_out_channels": [8, 8], "norm_num_groups": 4, "latent_channels": 2,
@@ -43,8 +43,16 @@ def model(**arguments):
     return built.eval()
 
 
-def latent(**arguments):
-    return model(vae=VAE, patch=1, **arguments)
+def latent(vae=VAE, **arguments):
+    return model(vae=vae, patch=1, **arguments)
+
+
+@pytest.fixture(scope="session")
+def autoencoder(tmp_path_factory):
+    """The folder of an autoencoder that somebody has trained."""
+    folder = tmp_path_factory.mktemp("vae")
+    latent().vae.save_pretrained(folder)
+    return str(folder)
 
 
 def phantom(**arguments):
@@ -89,12 +97,14 @@ def test_folding_into_channels_is_undone_by_decoding():
     torch.testing.assert_close(built.decode(built.encode(image)), image)
 
 
-@pytest.mark.parametrize("build", [model, latent])
-def test_training_learns_and_a_checkpoint_generates_the_same(build, tmp_path):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("kind", [model, latent])
+def test_training_learns_and_a_checkpoint_generates_the_same(kind, precision, autoencoder, tmp_path):
+    build = kind if kind is model else partial(latent, vae=autoencoder)
     data = phantom()
     built = build()
     built.tokenizer = None
-    run = trainer(tmp_path, max_epochs=2, enable_checkpointing=False)
+    run = trainer(tmp_path, max_epochs=2, precision=precision)
     run.fit(built, data)
     assert run.callback_metrics["val/loss"].isfinite()
     assert built.tokenizer is not None
@@ -104,6 +114,24 @@ def test_training_learns_and_a_checkpoint_generates_the_same(build, tmp_path):
     fresh = build()
     assert fresh.load_weights(str(tmp_path / "model.ckpt")) == []
     assert fresh.fingerprint() == again.fingerprint() != build().fingerprint()
+    kept = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    assert not any(name.startswith("vae.") for name in kept["state_dict"])
+    del kept["state_dict"]["unet.conv_in.weight"]
+    torch.save(kept, tmp_path / "part.ckpt")
+    with pytest.raises(ValueError, match=r"init_from=.*part.ckpt: .*conv_in"):
+        build().load_weights(str(tmp_path / "part.ckpt"))
+
+
+def test_a_random_autoencoder_is_not_trained_with(tmp_path):
+    with pytest.raises(ValueError, match=r"model.vae: it would be random; give model.vae=FOLDER"):
+        trainer(tmp_path).fit(latent(), phantom())
+
+
+def test_noise_that_cannot_be_learnt_is_refused():
+    with pytest.raises(ValueError, match=r"rescale_betas_zero_snr=true: .* use v_prediction"):
+        model(noise={"prediction_type": "epsilon", "rescale_betas_zero_snr": True})
+    with pytest.raises(ValueError, match="prediction_type=sample: choose from epsilon, v_prediction"):
+        model(noise={"prediction_type": "sample"})
 
 
 def test_the_loss_falls_on_a_batch_that_is_seen_again_and_again():
@@ -192,17 +220,17 @@ def test_what_stands_still_is_computed_once(tmp_path, monkeypatch):
     folder = exported(latent(), tmp_path / "saved")
     tuned = Diffusion(pretrained=folder)
     calls = {"vae": 0, "text": 0}
-    encode, text = tuned._moments, tuned._encoded
-    monkeypatch.setattr(tuned, "_moments", lambda i: (calls.update(vae=calls["vae"] + len(i)), encode(i))[1])
-    monkeypatch.setattr(tuned, "_encoded", lambda t: (calls.update(text=calls["text"] + len(t)), text(t))[1])
+    encode, text = tuned._moments_of, tuned.embed
+    monkeypatch.setattr(tuned, "_moments_of", lambda i: (calls.update(vae=calls["vae"] + len(i)), encode(i))[1])
+    monkeypatch.setattr(tuned, "embed", lambda t: (calls.update(text=calls["text"] + len(t)), text(t))[1])
     data = phantom()
-    trainer(tmp_path, max_epochs=3).fit(tuned, data)
+    trainer(tmp_path, max_epochs=3, precision="bf16-mixed").fit(tuned, data)
     captions = {caption for name in ("train", "val") for caption in data.images[name].caption}
     assert calls["vae"] <= len(data.images["train"]) + len(data.images["val"])
     assert calls["text"] <= len(captions) + 1  # that of no text
     augmented = Diffusion(pretrained=folder)
     trainer(tmp_path, max_epochs=2).fit(augmented, phantom(augment=True))
-    assert all(split == "val" for split, _ in augmented._latents)
+    assert len(augmented._moments) == len(data.images["val"])
 
 
 def test_lora_trains_little_and_keeps_little(tmp_path):
@@ -252,5 +280,4 @@ def test_another_size_can_be_asked_for():
 def test_a_copy_in_bfloat16_makes_nearly_the_same_image():
     built = model()
     half = copy.deepcopy(built).bfloat16()
-    half._embeddings.clear()
     assert (half.generate(PROMPTS, [1, 2]) - built.generate(PROMPTS, [1, 2])).abs().mean() < 0.05
