@@ -29,7 +29,7 @@ ROOT = HERE.parents[1]
 RUNS = ROOT / "runs" / "diffusion_phantom_study"
 JUDGE = ["experiment=demo", "data.source.images=6000", "data.source.seed=1", "trainer.max_epochs=6"]
 # test images; the same for all
-TEST = ["experiment=diffusion_phantom", "stages=[test]", "data.batch_size=32", "trainer.limit_test_batches=15"]
+TEST = ["experiment=diffusion_phantom", "stages=[test]", "data.batch_size=32", "+trainer.limit_test_batches=15"]
 # name: changes of conf/model/diffusion.yaml's sampling
 OPTIONS = {
     "DPM-Solver++, 25 steps": {},
@@ -119,11 +119,11 @@ def main():
     trained = run("generator", "experiment=diffusion_phantom", "stages=[fit]")
     checkpoint = RUNS / "generator/checkpoints/best.ckpt"
     run("untrained", "experiment=diffusion_phantom", "stages=[fit]", "trainer.max_epochs=1",
-        "trainer.limit_train_batches=1", "trainer.limit_val_batches=1", "model.learning_rate=1e-12")  # fmt: skip
+        "+trainer.limit_train_batches=1", "+trainer.limit_val_batches=1", "model.learning_rate=1e-12")  # fmt: skip
     untrained = tested("untrained", RUNS / "untrained/checkpoints/last.ckpt", judge)
     records = {name: tested(name, checkpoint, judge, **changes) for name, changes in OPTIONS.items()}
     run("images", "experiment=generate", f"checkpoint={checkpoint}", f"data.prompts={HERE / 'prompts.txt'}",
-        "data.images_per_prompt=2", "callbacks.images.sheet_columns=8")  # fmt: skip
+        "data.images_per_prompt=2")  # fmt: skip
     shutil.copy(RUNS / "images/contact_sheet.png", HERE / "contact_sheet.png")
     rates, differences = speeds(checkpoint)
 
