@@ -24,7 +24,7 @@ from mmpds.data.batch import PADDING, Batch, PromptBatch, item_seed
 from mmpds.models import pipelines, vocabulary
 from mmpds.models.memo import Memo
 from mmpds.models.optimization import adamw
-from mmpds.models.sampling import make_scheduler, sample
+from mmpds.models.sampling import generators, initial_noise, make_scheduler, sample
 
 SAMPLING = {
     "scheduler": "dpm++",
@@ -290,7 +290,7 @@ class Diffusion(pl.LightningModule):
         seeds = [item_seed(0, f"val {index}") for index in batch["index"].tolist()]
         latent = self._targets(batch, "val", changing=False)
         time = torch.tensor([seed % self.noise.config.num_train_timesteps for seed in seeds], device=self.device)
-        noise = torch.cat([torch.randn(1, *latent.shape[1:], generator=_generator(seed)) for seed in seeds])
+        noise = initial_noise(generators(seeds), latent.shape[1:])
         real = batch["index"] != PADDING
         self.val_loss.update(self.losses(latent, batch["caption"], time, noise.to(self.device))[real])
 
@@ -402,7 +402,3 @@ class Diffusion(pl.LightningModule):
 def _absolute(source: Any) -> Any:
     """The full path of a folder that is there; whatever else, as it is."""
     return str(Path(source).resolve()) if isinstance(source, str) and Path(source).is_dir() else source
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
