@@ -112,13 +112,13 @@ def test_unlabelled_findings_are_still_watched():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.05, 0.9), st.integers(60, 800), st.integers(1, 3))
+@given(st.integers(0, 10_000), st.floats(0.02, 0.9), st.integers(60, 800), st.integers(1, 3))
 def test_a_second_sigmoid_is_named_whatever_the_prevalence_and_a_single_one_never(seed, prevalence, items, findings):
-    # of a rarer finding all scores may lie below 0.5125, where a network that knows nothing answers too
     rng = np.random.default_rng(seed)
     label = (rng.random((items, findings)) < prevalence).astype(float)
     once = expit(rng.normal(np.log(prevalence / (1 - prevalence)), 0.5, label.shape) + 3 * (label - prevalence))
-    assert "double_sigmoid" in names(expit(once), label)
+    # below 0.5125, where all scores of a very rare finding may lie, a network that knows nothing answers too
+    assert ("double_sigmoid" in names(expit(once), label)) or expit(once).max() <= 0.5125
     assert "double_sigmoid" not in names(once, label)
 
 
