@@ -67,7 +67,7 @@ def run(cfg: DictConfig, world: World) -> int:
         who = f"rank {world.rank}" if world.size > 1 else "the run"
         say(f"mmpds: {who} {record['status']}: {record['error']}")
     if world.size > 1:
-        _leave(code)
+        leave(code)
     return code
 
 
@@ -81,7 +81,7 @@ def _report(run_dir: Path) -> None:
         say(f"mmpds: no report: {describe(error)}")
 
 
-def _leave(code: int) -> None:
+def leave(code: int) -> None:
     """End a rank among others at once.
 
     After a failure its peers may wait for it in a collective; after success the threads of its process group

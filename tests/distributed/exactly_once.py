@@ -24,6 +24,7 @@ from mmpds.data.module import ImageData  # noqa: E402
 from mmpds.data.phantom import Phantom  # noqa: E402
 from mmpds.metrics.intervals import evaluate  # noqa: E402
 from mmpds.models.densenet import DenseNet121  # noqa: E402
+from mmpds.run import leave  # noqa: E402
 
 
 def write_images(root, count):
@@ -73,3 +74,4 @@ def main(folder, out):
 
 
 main(*sys.argv[1:])
+leave(0)

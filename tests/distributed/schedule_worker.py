@@ -19,6 +19,7 @@ from lightning.pytorch.plugins.environments import TorchElasticEnvironment  # no
 from lightning.pytorch.strategies import DDPStrategy  # noqa: E402
 
 from mmpds.data.prompts import PromptData  # noqa: E402
+from mmpds.run import leave  # noqa: E402
 
 # name: prompts, rows still to be made, seconds that a batch takes rank 0 (others need none)
 CASES = {
@@ -76,8 +77,7 @@ def main(out, fault):
             predict(9, None, -1 if world.rank else 0, "dynamic")
         except RuntimeError as error:
             sys.stderr.write(f"{error}\n")
-            sys.stderr.flush()
-            os._exit(1)  # as a rank of mmpds ends: MPI would wait for its peers
+            leave(1)
     found = {
         schedule: {name: predict(*case, schedule) for name, case in CASES.items()} for schedule in ("static", "dynamic")
     }
@@ -86,3 +86,4 @@ def main(out, fault):
 
 
 main(*sys.argv[1:])
+leave(0)
