@@ -23,7 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from mmpds.data.batch import PADDING, Batch, PromptBatch, item_seed
 from mmpds.models import pipelines, vocabulary
 from mmpds.models.memo import Memo
-from mmpds.models.optimization import adamw
+from mmpds.models.optimization import adamw, attention
 from mmpds.models.sampling import generators, initial_noise, make_scheduler, sample
 
 SAMPLING = {
@@ -281,7 +281,8 @@ class Diffusion(pl.LightningModule):
         time = torch.randint(self.noise.config.num_train_timesteps, (count,), device=self.device)
         kept = (torch.rand(count) >= self.hparams["caption_dropout"]).tolist()
         captions = [caption if keep else "" for caption, keep in zip(batch["caption"], kept, strict=True)]
-        loss = self.losses(latent, captions, time, torch.randn_like(latent)).mean()
+        with attention(self.device, latent[0, 0].numel()):
+            loss = self.losses(latent, captions, time, torch.randn_like(latent)).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=count)
         return loss
 
