@@ -31,7 +31,7 @@ class Predictions(Callback):
 
     def _collect(self, outputs: Any) -> None:
         real = outputs["index"] != PADDING
-        self._batches.append({name: value[real].cpu() for name, value in outputs.items()})
+        self._batches.append({name: outputs[name][real].cpu() for name in ("prob", "index")})
 
     def _gather(self) -> None:
         mine = {name: torch.cat([batch[name] for batch in self._batches]).numpy() for name in ("prob", "index")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mmpds.check.contrastive import contrasts
 from mmpds.check.data import ATTRIBUTES
 from mmpds.check.problem import Problem, nearest
 
@@ -44,7 +45,7 @@ def model_problems(cfg: DictConfig) -> list[Problem]:
         found.append(Problem("model.threshold.rule", rule, f"no such rule; {nearest(str(rule), RULES)}"))
     if (weights := cfg.model.get("class_weights", "none")) not in CLASS_WEIGHTS:
         found.append(Problem("model.class_weights", weights, nearest(str(weights), CLASS_WEIGHTS)))
-    if (loss := cfg.model.get("loss", "bce")) not in LOSSES:
+    if not contrasts(cfg) and (loss := cfg.model.get("loss", "bce")) not in LOSSES:
         found.append(Problem("model.loss", loss, nearest(str(loss), LOSSES)))
     if not isinstance(epochs := cfg.model.get("freeze_epochs", 0), int) or epochs < 0:
         found.append(Problem("model.freeze_epochs", epochs, "give a whole number; 0 to train all from the start"))

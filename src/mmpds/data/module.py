@@ -213,17 +213,18 @@ class ImageData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every validation item once."""
-        return self._eval_loader("val")
+        return self.eval_dataloader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Every test item once."""
-        return self._eval_loader("test")
+        return self.eval_dataloader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Every image of the folder once."""
-        return self._eval_loader("predict")
+        return self.eval_dataloader("predict")
 
-    def _eval_loader(self, name: str) -> DataLoader[Batch]:
+    def eval_dataloader(self, name: str) -> DataLoader[Batch]:
+        """Every item of a split once, as it is; `name` is a key of `images`."""
         images = self.images[name]
         rank, world_size = self._place()
         return self._loader(images, EvalBatches(len(images), self.batch_size, rank=rank, world_size=world_size))

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,10 +16,8 @@ from torchvision.models import DenseNet
 from torchvision.ops import sigmoid_focal_loss
 
 from mmpds.data.batch import PADDING, Batch
-from mmpds.metrics.calibration import Calibration
-from mmpds.metrics.classification import DetectionMetrics
-from mmpds.metrics.thresholds import GIVEN, Threshold
 from mmpds.models import pretrained
+from mmpds.models.detector import Detector
 from mmpds.models.optimization import adamw
 
 LOSSES = ("bce", "focal")
@@ -46,7 +43,7 @@ class DenseBlock(nn.ModuleDict):
         return features
 
 
-class DenseNet121(pl.LightningModule):
+class DenseNet121(Detector):
     """A DenseNet with one output a finding, a masked loss, and a threshold a finding fitted on validation.
 
     Args:
@@ -76,8 +73,6 @@ class DenseNet121(pl.LightningModule):
     input_shift: Tensor
     positive_weight: Tensor
 
-    task = "detection"
-
     def __init__(
         self, findings: Sequence[str], class_weights: str = "none", calibration: str = "none",
         threshold: Mapping[str, Any] | None = None,
@@ -93,7 +88,6 @@ class DenseNet121(pl.LightningModule):
             wrong.append(f"freeze_epochs={freeze_epochs}: give 0 or more")
         if wrong:
             raise ValueError("; ".join(wrong))
-        self.findings = tuple(findings)
         # primitives only: the checkpoint then loads alone, with weights_only=True
         self.save_hyperparameters({
             "findings": list(findings), "class_weights": class_weights, "calibration": calibration,
@@ -110,21 +104,13 @@ class DenseNet121(pl.LightningModule):
             if name.startswith("denseblock"):
                 setattr(self.backbone.features, name, DenseBlock(block.items()))
         self.frozen = False  # whether this training step leaves the backbone alone
-        self.head = nn.Linear(self.backbone.classifier.in_features, len(self.findings))
+        self.head = nn.Linear(self.backbone.classifier.in_features, len(findings))
         self.backbone.classifier = nn.Identity()
         # what the weights expect of an image in [0, 1]; `load_weights` sets it to theirs
         self.register_buffer("input_scale", torch.tensor(4.0))
         self.register_buffer("input_shift", torch.tensor(-2.0))
-        self.register_buffer("positive_weight", torch.ones(len(self.findings)))
-        self.threshold = Threshold(list(findings), **dict(threshold or {}))
-        self.calibration = Calibration(list(findings), calibration)
-        self.val_metrics = DetectionMetrics(list(findings))
-
-    @staticmethod
-    def restated(settings: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a configuration's settings a checkpoint takes over: thresholds that are stated, not fitted."""
-        threshold = settings.get("threshold", {})
-        return {"threshold": threshold} if threshold.get("rule") in GIVEN else {}
+        self.register_buffer("positive_weight", torch.ones(len(findings)))
+        self.configure_detection(findings, calibration, threshold)
 
     @property
     def cam_layers(self) -> tuple[nn.Module, nn.Module]:
@@ -202,35 +188,6 @@ class DenseNet121(pl.LightningModule):
         if self.frozen:
             for parameter in self.backbone.parameters():
                 parameter.grad = None
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Collect the scores that thresholds and metrics are made of; returns what `test_step` does."""
-        prob = self(batch["image"]).sigmoid()
-        real = batch["index"] != PADDING
-        for scores in (self.calibration, self.threshold, self.val_metrics):
-            scores.update(prob[real], batch["label"][real])
-        return {"prob": prob, "index": batch["index"]}
-
-    def on_validation_epoch_end(self) -> None:
-        """Fit the calibration, then the thresholds, then judge at them; all see the items of all ranks."""
-        self.calibration.compute()
-        self.threshold.map(self.calibration.calibrate)
-        self.val_metrics.map(self.calibration.calibrate)
-        self.threshold.compute()
-        self.val_metrics.threshold = self.threshold.value
-        metrics = self.val_metrics.compute()
-        # the best weights, validated once more after training, are no point of the learning curve
-        curve = self.trainer.state.fn == "fit"
-        for name, value in metrics.items():
-            self.log(f"val/{name}", value, prog_bar=name == "auroc/macro", logger=curve)
-        for scores in (self.calibration, self.threshold, self.val_metrics):
-            scores.reset()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Calibrated probabilities, float32 [B, C], and rows, int64 [B]."""
-        return {"prob": self.calibration.calibrate(self(batch["image"]).sigmoid()), "index": batch["index"]}
-
-    predict_step = test_step
 
     def configure_optimizers(self) -> Any:
         """See `adamw`; its groups are the same while the backbone is frozen and after: a run resumes in either."""

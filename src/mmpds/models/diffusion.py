@@ -6,8 +6,6 @@ latents of an autoencoder, or squares of pixels folded into channels; L = tokens
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from mmpds.data.batch import PADDING, Batch, PromptBatch, item_seed
 from mmpds.models import pipelines, vocabulary
+from mmpds.models.fingerprint import fingerprint
 from mmpds.models.memo import Memo
 from mmpds.models.optimization import adamw, attention
 from mmpds.models.sampling import generators, initial_noise, make_scheduler, sample
@@ -368,11 +367,7 @@ class Diffusion(pl.LightningModule):
     def fingerprint(self) -> str:
         """16 hexadecimal digits that name the weights and how images are sampled from them."""
         how = {name: float(value) if isinstance(value, int) else value for name, value in self.sampling.items()}
-        digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
-        for name, value in self.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self, how)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that diffusers loads, as StableDiffusionPipeline or `PixelPipeline`; LoRA is merged."""

@@ -39,7 +39,7 @@ def load(source: str) -> Parts:
         ValueError: it cannot be had, or is no Stable Diffusion 1 or 2, and no `PixelPipeline`.
     """
     _quiet()
-    with _had("model.pretrained", source):
+    with had("model.pretrained", source):
         index = DiffusionPipeline.load_config(source)
         if missing := {"unet", "text_encoder", "tokenizer", "scheduler"} - set(index):
             raise ValueError(f"its {INDEX} names no {', '.join(sorted(missing))}")
@@ -69,7 +69,7 @@ def autoencoder(given: str | Mapping[str, Any]) -> Any:
     if isinstance(given, Mapping):
         return AutoencoderKL(**given)
     _quiet()
-    with _had("model.vae", given):
+    with had("model.vae", given):
         return AutoencoderKL.from_pretrained(given, use_safetensors=True)
 
 
@@ -79,7 +79,7 @@ def shrink(vae: Any, patch: int) -> int:
 
 
 @contextmanager
-def _had(key: str, source: str) -> Iterator[None]:
+def had(key: str, source: str) -> Iterator[None]:
     """Turn the libraries' errors into one sentence."""
     cure = "give a folder that diffusers wrote with safetensors, or a hub id that can be reached from here"
     if source.startswith(("/", ".", "~")) and not Path(source).is_dir():

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+MERGES = 49152 - 256 - 2
+"""Of the merges in OpenAI's file, those that CLIP uses."""
 SMALLEST = 2 * 256 + 2
 """Every byte, within and at the end of a word, and the two marks: any text can be written with these."""
 
@@ -39,6 +44,33 @@ def learn(texts: Sequence[str], size: int, length: int) -> CLIPTokenizer:
     learner.train_from_iterator(sorted(texts), trainer)
     model = json.loads(learner.to_str())["model"]
     return restored({"vocab": model["vocab"], "merges": [" ".join(pair) for pair in model["merges"]], "length": length})
+
+
+def published(file: str, length: int) -> CLIPTokenizer:
+    """CLIP's own vocabulary: of a folder of CLIPTokenizer, or of OpenAI's file of merges.
+
+    Args:
+        file: the folder, or bpe_simple_vocab_16e6.txt.gz.
+        length: tokens of a text at most, start and end included.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        if Path(file).is_dir():
+            found: CLIPTokenizer = CLIPTokenizer.from_pretrained(file, model_max_length=length)
+            return found
+        lines = gzip.decompress(Path(file).read_bytes()).decode().split("\n")
+        merges = lines[1 : MERGES + 1]  # the file goes on with merges that CLIP does not use
+        letters = list(bytes_to_unicode().values())  # type: ignore[no-untyped-call]
+        pieces = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
+        if len(merges) != MERGES or any(merge.count(" ") != 1 for merge in merges):
+            raise ValueError(f"it has no {MERGES:,} merges")
+        vocab = {piece: place for place, piece in enumerate([*pieces, START, END])}
+        return restored({"vocab": vocab, "merges": merges, "length": length})
+    except (OSError, ValueError, KeyError) as error:
+        cure = "give a folder of CLIPTokenizer, or bpe_simple_vocab_16e6.txt.gz"
+        raise ValueError(f"model.tokenizer={file}: {cure} ({' '.join(str(error).split())[:200]})") from error
 
 
 def restored(state: dict[str, Any]) -> CLIPTokenizer:

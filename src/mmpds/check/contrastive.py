@@ -1,0 +1,41 @@
+"""What is wrong with a model of images and texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmpds.check.problem import Problem, exists, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+LOSSES = ("info_nce", "siglip")
+STEMS = ("patch", "convolutions")
+
+
+def contrasts(cfg: DictConfig) -> bool:
+    """Whether the model compares images with texts."""
+    return "zero_shot" in cfg.model
+
+
+def contrastive_problems(cfg: DictConfig) -> list[Problem]:
+    """What keeps such a model from learning or from judging; nothing where there is none."""
+    if not contrasts(cfg):
+        return []
+    model, found = cfg.model, []
+    if (loss := model.loss) not in LOSSES:
+        found.append(Problem("model.loss", loss, nearest(str(loss), LOSSES)))
+    if (stem := model.stem) not in STEMS:
+        found.append(Problem("model.stem", stem, nearest(str(stem), STEMS)))
+    if isinstance(source := model.pretrained, str) and source.startswith(("/", ".", "~")):
+        found += exists("model.pretrained", source, "folder")
+    if isinstance(source := model.tokenizer, str) and source.startswith(("/", ".", "~")):
+        found += exists("model.tokenizer", source, "file or folder")
+    size = cfg.data.get("size")
+    if not (model.pretrained or cfg.checkpoint) and size != model.size:
+        cure = f"the model sees {model.size} pixels a side: give data.size={model.size}, or model.size={size}"
+        found.append(Problem("data.size", size, cure))
+    for text in model.zero_shot.get("templates") or []:
+        if "{}" not in str(text):
+            found.append(Problem("model.zero_shot.templates", text, "write {} where the finding goes"))
+    return found
