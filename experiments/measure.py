@@ -1,4 +1,4 @@
-"""How the benchmarks here measure: contestants take turns in one run, and a ratio is of two turns of one round."""
+"""How the studies here run, and benchmarks measure: contestants take turns; a ratio is of two turns of one round."""
 
 import json
 import multiprocessing
@@ -71,6 +71,18 @@ def steady(started):
             raise SystemExit(f"{run_dir} failed")
         total += results.read(Path(run_dir))["timing"]["throughput_items_per_s"]
     return total
+
+
+def finished(run_dir, *overrides):
+    """The results of a study's run, which is started unless it has finished."""
+    known = results.read(run_dir)
+    if known and not set(overrides) <= set(known["overrides"]):
+        raise SystemExit(f"{run_dir} is a run of other settings: delete it to run anew")
+    if known.get("status") != "finished":
+        command = [sys.executable, HERE.parent / "train.py", *overrides, f"run_dir={run_dir}", "resume=auto"]
+        if subprocess.run(command, cwd=HERE.parent, check=False).returncode:
+            raise SystemExit(f"{run_dir} failed")
+    return results.read(run_dir)
 
 
 def compared(rates, pairs):

@@ -18,6 +18,10 @@ from pathlib import Path
 
 import torch
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from measure import finished
+
 from mmpds import results
 from mmpds.console import ranged, table
 from mmpds.metrics.image_similarity import image_difference
@@ -25,8 +29,7 @@ from mmpds.sweep import markdown
 from mmpds.world import cores, reuse_memory
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-RUNS = ROOT / "runs" / "diffusion_phantom_study"
+RUNS = HERE.parents[1] / "runs" / "diffusion_phantom_study"
 JUDGE = ["experiment=demo", "data.source.images=6000", "data.source.seed=1", "trainer.max_epochs=6"]
 # test images; the same for all
 TEST = ["experiment=diffusion_phantom", "stages=[test]", "data.batch_size=32", "+trainer.limit_test_batches=15"]
@@ -44,16 +47,8 @@ BATCH, ROUNDS = 32, 5
 
 
 def run(name, *overrides):
-    """The results of a run of this study, started unless it has finished."""
-    run_dir = RUNS / name
-    known = results.read(run_dir)
-    if known and not set(overrides) <= set(known["overrides"]):
-        raise SystemExit(f"{run_dir} is a run of other settings: delete it to run anew")
-    if known.get("status") != "finished":
-        command = [sys.executable, ROOT / "train.py", *overrides, f"run_dir={run_dir}", "resume=auto", "report=false"]
-        if subprocess.run(command, cwd=ROOT, check=False).returncode:
-            raise SystemExit(f"{run_dir} failed")
-    return results.read(run_dir)
+    """The results of a run of this study."""
+    return finished(RUNS / name, *overrides, "report=false")
 
 
 def tested(name, checkpoint, judge, **sampling):

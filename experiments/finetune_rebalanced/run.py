@@ -21,6 +21,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from measure import finished
+
 from mmpds import results
 from mmpds.console import table
 from mmpds.metrics.classification import Ranking
@@ -57,15 +61,9 @@ def commands(root, size, base, epochs, factor, folder):
 
 def run(overrides, run_dir):
     """The results and the test rows of a run, which is trained unless it has finished."""
-    known = results.read(run_dir)
-    if known and not set(overrides) <= set(known["overrides"]):
-        raise SystemExit(f"{run_dir} is a run of other settings: delete it to train anew")
-    if known.get("status") != "finished":
-        command = [sys.executable, ROOT / "train.py", *overrides, f"run_dir={run_dir}", "resume=auto"]
-        if subprocess.run(command, cwd=ROOT, check=False).returncode:
-            raise SystemExit(f"{run_dir} failed")
+    record = finished(run_dir, *overrides)
     rows = pd.read_csv(run_dir / "predictions.csv")
-    return results.read(run_dir), rows[rows["split"] == "test"].set_index("id").sort_index()
+    return record, rows[rows["split"] == "test"].set_index("id").sort_index()
 
 
 def bootstrap(group):

@@ -1,0 +1,91 @@
+"""What did CLIP learn from phantom radiographs and their captions alone, beside a detector that was given the labels?
+
+    python experiments/clip_phantom/run.py
+
+Trains CLIP and DenseNet-121 on the same images, tests both on the same held-out patients, then on the same images
+corrupted. Runs that have finished are not run again. Writes results.json and robustness.png beside this file and renews
+the READMEs.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from measure import finished
+
+from mmpds import results
+from mmpds.console import ranged, table
+from mmpds.sweep import markdown
+from mmpds.world import cores
+
+HERE = Path(__file__).resolve().parent
+RUNS = HERE.parents[1] / "runs" / "clip_phantom_study"
+CLIP = ["experiment=clip_phantom", "trainer=cpu_seq"]
+# the same images and the same split, with labels in the place of captions
+DENSENET = ["experiment=demo", "trainer=cpu_seq", "data.source.images=20000", "data.fractions=[0.9,0.04,0.06]",
+            "trainer.max_epochs=4"]  # fmt: skip
+CORRUPT = ["stages=[test]", "callbacks=robustness"]
+KINDS = {"zero-shot": "", "1 example": "few_shot_1/", "4": "few_shot_4/", "16": "few_shot_16/", "64": "few_shot_64/",
+         "linear probe, all labels": "linear_probe/"}  # fmt: skip
+
+
+def cell(record, name, digits=3):
+    """A test figure with its interval."""
+    name = f"test/{name}"
+    return ranged(record["metrics"].get(name), record["intervals"].get(name), "<br>", digits)
+
+
+def main():
+    """Train, test, corrupt; keep figures and pictures."""
+    clip = finished(RUNS / "clip", *CLIP)
+    densenet = finished(RUNS / "densenet", *DENSENET)
+    findings = [name.rsplit("/", 1)[1] for name in clip["metrics"] if name.startswith("test/auroc/")]
+    heads = ["ROC-AUC", *KINDS, "DenseNet-121, trained on all labels"]
+    aurocs = [
+        [
+            finding,
+            *(cell(clip, f"{kind}auroc/{finding}") for kind in KINDS.values()),
+            cell(densenet, f"auroc/{finding}"),
+        ]
+        for finding in findings
+    ]
+    found = ["", "recall@1", "recall@5", "recall@10", "chance of recall@10"]
+    retrieved = [
+        [shown, *(cell(clip, f"{way}/recall@{k}") for k in (1, 5, 10)), cell(clip, f"{way}/recall_chance@10")]
+        for shown, way in (("image to text", "image_to_text"), ("text to image", "text_to_image"))
+    ]
+    hardware, timing = results.hardware([], cores()), clip["timing"]
+    title = (
+        f"{clip['counts']['test/items']:,} images of held-out patients; CLIP was trained from scratch for "
+        f"{timing['fit_s'] / 60:.0f} minutes on {clip['world_size'] * clip['threads_per_rank']} core of "
+        f"{clip['hardware']['cpu']}"
+    )
+    shown = [(title, heads, aurocs), ("Retrieval among them", found, retrieved)]
+    for heading, columns, rows in shown:
+        table(heading, columns, [[text.replace("<br>", "  ") for text in row] for row in rows])
+    text = f"{title}.\n\n{markdown(heads, aurocs)}\nBelow each value its 95 % interval.\n\n{markdown(found, retrieved)}"
+    corrupted = {
+        name: finished(RUNS / f"robustness-{name}", *own, *CORRUPT, f"checkpoint={RUNS / name}/checkpoints/best.ckpt")
+        for name, own in (("clip", CLIP), ("densenet", DENSENET))
+    }
+    record = {
+        "command": "python experiments/clip_phantom/run.py", "title": title, "hardware": hardware,
+        "versions": results.versions(), "git_commit": results.git_commit(),
+        "trained": {key: clip[key] for key in ("timing", "energy", "hardware", "world_size", "threads_per_rank")},
+        "metrics": {"clip": clip["metrics"], "densenet": densenet["metrics"]},
+        "intervals": {"clip": clip["intervals"], "densenet": densenet["intervals"]},
+        "counts": clip["counts"], "warnings": clip["warnings"], "markdown": text,
+        "robustness": {
+            name: {key: {n: v for n, v in each[key].items() if "robustness" in n} for key in ("metrics", "intervals")}
+            for name, each in corrupted.items()
+        },
+    }  # fmt: skip
+    results.write_text(HERE / "results.json", json.dumps(record, indent=2) + "\n")
+    subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+
+
+if __name__ == "__main__":
+    main()

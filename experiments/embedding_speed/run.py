@@ -1,0 +1,156 @@
+"""How fast does CLIP's ViT-B/32 embed images against a plain loop, and what does decoding them cost?
+
+A contestant has a process of its own, in which it works only when it is its turn. Weights are random: they change no
+speed.
+
+    python experiments/embedding_speed/run.py [--rounds 5] [--images 384]
+
+Writes results.json beside this file and renews the READMEs.
+"""
+
+import argparse
+import sys
+import tempfile
+import warnings
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from measure import apart, conclude, rate
+
+from mmpds import results
+from mmpds.world import cores, reuse_memory
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+VISION = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "patch_size": 32, "num_channels": 3,
+}  # fmt: skip
+TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
+SIZE, FILE_SIZE = 224, 512
+PLAIN_BATCH, BATCH = 8, 32
+PAIRS = {
+    "embedding ÷ plain transformers loop": ("embedding", "mmpds", "plain", 3.0),
+    "embedding ÷ hand-tuned loop": ("embedding", "mmpds", "tuned", 0.97),
+    "files decoded and embedded ÷ slower of loader and model": ("decoding", "both", "slower alone", 0.8),
+}
+
+
+def ours(folder):
+    """As a user gets it: images of a folder, decoded anew each time, ViT-B/32, a trainer."""
+    import lightning.pytorch as pl
+
+    from mmpds.callbacks.timing import Timing, combine
+    from mmpds.data.module import ImageData
+    from mmpds.data.phantom import Phantom
+    from mmpds.models.clip import Clip
+    from mmpds.stages import has_bfloat16
+
+    warnings.filterwarnings("ignore")
+    reuse_memory()
+    torch.manual_seed(0)
+    data = ImageData(Phantom, predict_root=folder, size=SIZE, batch_size=BATCH, cache_dir=None)
+    data.setup("predict")
+    model = Clip(["Pneumonia"], size=SIZE, vision=VISION, text=TEXT).eval()
+    model._directions = torch.zeros(1, 512)
+    half = has_bfloat16("cpu")
+    trainer = partial(
+        pl.Trainer, accelerator="cpu", devices=1, precision="bf16-mixed" if half else "32-true", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    return data, model, trainer, Timing, combine, half
+
+
+def loaded(data):
+    """All images of the folder, float32 [N, 1, H, W]."""
+    return torch.cat([batch["image"] for batch in data.eval_dataloader("predict")])
+
+
+def our_embedding(folder, compute_only=True):
+    """Images a second of `stages=[predict]`: of images in memory, or with the files decoded and resized in turn."""
+    data, model, trainer, timing_of, combine, _ = ours(folder)
+    if compute_only:
+        memory = loaded(data)
+        source = data.images["predict"].source
+        pixels = (memory[:, 0] * 255).round().to(torch.uint8).numpy()
+        source.image = lambda row, size: pixels[row]
+
+    def measure():
+        timing = timing_of(warmup_steps=1)
+        trainer(callbacks=[timing]).predict(model, data, return_predictions=False)
+        return combine([timing.summary()])["predict_items_per_s"]
+
+    return measure
+
+
+def loop(folder, tuned=False):
+    """Images a second of transformers' CLIPModel over tensors in memory: fp32 and batches of 8, or tuned."""
+    from transformers import CLIPModel
+
+    data, model, *_, half = ours(folder)
+    images = loaded(data)
+    theirs: CLIPModel = model.clip
+    images = ((images - model.image_mean) / model.image_std).expand(-1, 3, -1, -1).contiguous()
+    size = BATCH if tuned else PLAIN_BATCH
+    if tuned:
+        theirs, images = theirs.to(torch.bfloat16 if half else torch.float32), images.to(torch.bfloat16)
+
+    def run():
+        with torch.inference_mode():
+            for start in range(0, len(images), size):
+                features = theirs.get_image_features(pixel_values=images[start : start + size]).pooler_output
+                torch.nn.functional.normalize(features.float(), dim=1).numpy()
+
+    return lambda: rate(run, len(images))
+
+
+def loading(folder):
+    """Images a second of the loader alone."""
+    data, *_ = ours(folder)
+
+    def run():
+        for _ in data.eval_dataloader("predict"):
+            pass
+
+    return lambda: rate(run, len(data.images["predict"]))
+
+
+def write_files(folder, count):
+    """Photographs, so to speak: JPEG of the phantom."""
+    from mmpds.data.phantom import Phantom
+
+    phantom = Phantom(images=count)
+    for row in range(count):
+        Image.fromarray(phantom.image(row, FILE_SIZE)).save(Path(folder) / f"{row:05d}.jpg", quality=90)
+
+
+def main():
+    """Measure, print, and keep the whole measurement in results.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=384)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(folder, arguments.images)
+        builders = {"mmpds": our_embedding, "plain": loop, "tuned": partial(loop, tuned=True)}
+        rates = {"embedding": apart(builders, arguments.rounds, folder)}
+        builders = {"loader": loading, "model": our_embedding, "both": partial(our_embedding, compute_only=False)}
+        rates["decoding"] = apart(builders, arguments.rounds, folder)
+    slower = [min(pair) for pair in zip(rates["decoding"]["loader"], rates["decoding"]["model"], strict=True)]
+    rates["decoding"]["slower alone"] = slower
+    hardware = results.hardware([], cores())
+    title = (
+        f"CLIP ViT-B/32 with random weights, {SIZE} px, batches of {BATCH} (plain: {PLAIN_BATCH}); files: JPEG of "
+        f"{FILE_SIZE} px; {hardware['cpu']}, {hardware['cores']} cores"
+    )
+    return conclude(HERE, title, rates, PAIRS, ("embedding", "decoding"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
