@@ -9,7 +9,7 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,19 +65,27 @@ def write(run_dir: Path, content: Mapping[str, Any]) -> None:
     write_text(run_dir / FILE, json.dumps(_finite(dict(content)), indent=2) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one step: a reader or a crash sees the old text or the new, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when the block ends well: what has the name is never half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         temporary.replace(path)
-    except OSError as error:  # the temporary name would tell a user nothing
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the temporary name would tell a user nothing
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content in one step, on the disk when it returns."""
+    with whole(path) as temporary, temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(run_dir: Path) -> dict[str, Any]:

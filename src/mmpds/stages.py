@@ -36,6 +36,7 @@ OURS = ("launcher", "threads", "channels_last", "compile")
 """Keys of the trainer group that are not arguments of lightning.pytorch.Trainer."""
 QUIET = (
     ".*does not have many workers.*",  # loader processes are data.workers' business
+    ".*srun. command is available.*",  # whether srun starts the ranks is the trainer's choice here
     ".*smaller than the logging interval.*",
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's, of torch
     ".*exists and is not empty.*",  # a resumed run goes on in its own folder

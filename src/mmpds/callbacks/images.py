@@ -24,7 +24,7 @@ from torch import Tensor
 from mmpds.callbacks.predictions import gathered, write_table
 from mmpds.data.contact_sheet import draw_sheet
 from mmpds.data.provenance import Item, made, to_png
-from mmpds.results import inert
+from mmpds.results import inert, whole
 
 MANIFEST, SHEET = "manifest.csv", "contact_sheet.png"
 TILES = 64
@@ -151,8 +151,8 @@ class GeneratedImages(Callback):
         prompt = self._table.iloc[row]
         marks = {"prompt": prompt["prompt"], "seed": str(prompt["seed"]), "model": self.model}
         marks |= {"retried": "float32"} if retried else {}
-        with self._full():
-            _write_bytes(self.folder / f"{prompt['id']}.png", to_png(pixels, marks))
+        with self._full(), whole(self.folder / f"{prompt['id']}.png") as file:
+            file.write_bytes(to_png(pixels, marks))
 
     def _draw(self) -> None:
         """Draw the first images of the table: a fair sample, not the best ones."""
@@ -164,7 +164,8 @@ class GeneratedImages(Callback):
         shown = f"{count} images" if count == len(rows) else f"the first {len(rows)} of {count} images"
         title = f"Synthetic, of no patient: {shown} of model {self.model}"
         sheet = draw_sheet(tiles, self._table["prompt"].iloc[rows].tolist(), self.sheet_columns, title)
-        _write_bytes(self.folder.with_name(SHEET), to_png(np.asarray(sheet), {"model": self.model}))
+        with whole(self.folder.with_name(SHEET)) as file:
+            file.write_bytes(to_png(np.asarray(sheet), {"model": self.model}))
 
     @contextmanager
     def _full(self) -> Iterator[None]:
@@ -234,13 +235,3 @@ def _tile(path: Path) -> np.ndarray:
         elif (times := TILE // side) > 1:
             return np.asarray(image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST))
         return np.asarray(image)
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one step: what has its name is whole."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

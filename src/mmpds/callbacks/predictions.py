@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmpds.data.batch import PADDING
 from mmpds.data.predictions import LABEL, PROBABILITY
-from mmpds.results import inert
+from mmpds.results import inert, whole
 
 
 class Predictions(Callback):
@@ -122,14 +122,10 @@ def prediction_table(
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a CSV in one step, as RFC 4180 has it; texts must be inert already, or hold no file names."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        # nine digits are every bit of a float32: what is read back is judged the same;
-        # with bare newlines pandas would not quote a carriage return, and a cell could begin a row of its own
+    # nine digits are every bit of a float32: what is read back is judged the same;
+    # with bare newlines pandas would not quote a carriage return, and a cell could begin a row of its own
+    with whole(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\r\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def rejected_table(rejected: pd.DataFrame) -> pd.DataFrame:

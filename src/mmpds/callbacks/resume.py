@@ -11,6 +11,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from mmpds.results import whole
+
 
 class StepSeed(Callback):
     """Seeds each training step's random numbers from (seed, rank, step).
@@ -38,12 +40,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """See TorchCheckpointIO."""
-        temporary = Path(path).with_name(f".{Path(path).name}.part")
-        try:
+        with whole(Path(path)) as temporary:
             super().save_checkpoint(checkpoint, temporary, storage_options)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 class LastCheckpoint(Checkpoint):
