@@ -30,7 +30,7 @@ from mmpds.world import cores, reuse_memory
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE.parents[1] / "runs" / "diffusion_phantom_study"
-JUDGE = ["experiment=demo", "data.source.images=6000", "data.source.seed=1", "trainer.max_epochs=6"]
+JUDGE = ["experiment=demo", "trainer=cpu_seq", "data.source.images=12000", "data.source.seed=1", "trainer.max_epochs=8"]
 # test images; the same for all
 TEST = ["experiment=diffusion_phantom", "stages=[test]", "data.batch_size=32", "+trainer.limit_test_batches=15"]
 # name: changes of conf/model/diffusion.yaml's sampling
@@ -111,7 +111,7 @@ def main():
     """Train, test, measure; keep figures and pictures."""
     run("judge", *JUDGE)
     judge = RUNS / "judge/checkpoints/best.ckpt"
-    trained = run("generator", "experiment=diffusion_phantom", "stages=[fit]")
+    trained = run("generator", "experiment=diffusion_phantom", "trainer=cpu_seq", "stages=[fit]")
     checkpoint = RUNS / "generator/checkpoints/best.ckpt"
     run("untrained", "experiment=diffusion_phantom", "stages=[fit]", "trainer.max_epochs=1",
         "+trainer.limit_train_batches=1", "+trainer.limit_val_batches=1", "model.learning_rate=1e-12")  # fmt: skip
