@@ -4,14 +4,15 @@ import json
 
 import pandas as pd
 
-from mmpds.data.prompt_sets import VQA_RAD, read_prompts
+from mmpds.data.prompt_sets import read_prompts
+from mmpds.data.vqa_rad import RELEASE
 from mmpds.results import read
 from tests.distributed.test_generation import TINY
 from tests.distributed.test_stages import run
 
 
 def test_vqa_rad_has_a_prompt_of_each_row(real_data):
-    rows = json.loads((real_data / "vqa_rad" / VQA_RAD).read_text(encoding="utf-8"))
+    rows = json.loads((real_data / "vqa_rad" / RELEASE).read_text(encoding="utf-8"))
     found = dict(read_prompts("vqa_rad", str(real_data / "vqa_rad")))
     assert len(found) == len(rows) == 2248
     for row in rows:

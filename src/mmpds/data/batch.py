@@ -62,6 +62,7 @@ class Source(Protocol):
         `id` (str, unique), `group` (str, the patient: never split), `normal` (bool: no finding at all),
         a float column a finding (1, 0, NaN),
         and, where known: `sex` ("M"/"F"), `age` (years, float), `view` ("PA"/"AP"), `caption` (str),
+        `captions` (a list of texts, of which training with augmentation draws one in the place of `caption`),
         `split` ("train"/"val"/"test", the official one), `path` (str, relative to the root).
     findings: the names of the label columns, in the order models see them.
 

@@ -33,18 +33,21 @@ class Images(Dataset[Any]):
         self.label = torch.tensor(self.table.reindex(columns=list(findings)).to_numpy(dtype=np.float32))
         captions = self.table.get("caption", pd.Series("", index=self.table.index))
         self.caption = captions.fillna("").astype(str).tolist()
+        self._several = self.table["captions"].tolist() if "captions" in self.table else None
         self.augment = Augment()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        pixels = self.source.image(int(self.rows[draw.row]), self.size)
+        pixels, caption = self.source.image(int(self.rows[draw.row]), self.size), self.caption[draw.row]
         if draw.seed is not None:
             pixels = self.augment(pixels, draw.seed)
+            if self._several and (several := self._several[draw.row]):
+                caption = several[draw.seed % len(several)]
         index = PADDING if draw.padding else draw.row
         return {
-            "image": to_image(pixels), "label": self.label[draw.row], "caption": self.caption[draw.row],
+            "image": to_image(pixels), "label": self.label[draw.row], "caption": caption,
             "index": torch.tensor(index),
         }  # fmt: skip
 

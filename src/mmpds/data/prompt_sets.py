@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 SETS = ("study", "phantom", "vqa_rad")
-VQA_RAD = "VQA_RAD Dataset Public.json"
 PHANTOMS = 2000
 """Captions that the set `phantom` has: those of the default data set."""
 
@@ -118,20 +116,10 @@ def _lines(name: str) -> list[tuple[str, str]]:
 
 def _vqa_rad(root: str | None) -> list[tuple[str, str]]:
     if root is None:
-        raise ValueError(f"data.root: prompts=vqa_rad needs the folder that holds {VQA_RAD}")
-    path = Path(root) / VQA_RAD
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        # answers may be numbers, and cells hold stray blanks and tabs
-        found = {int(row["qid"]): " ".join(f"{row['question']} {row['answer']}".split()) for row in rows}
-    except OSError as error:
-        why = (error.strerror or type(error).__name__).lower()
-        raise ValueError(f"data.root={root}: {VQA_RAD}: {why}; give the folder that holds it") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"data.root={root}: {VQA_RAD} is not as released ({error}); get it anew") from error
-    if len(found) < len(rows) or not found:
-        raise ValueError(f"data.root={root}: {VQA_RAD} has {len(rows)} rows of {len(found)} qid; get it anew")
-    return [(f"vqa_rad-{number}", text) for number, text in found.items()]
+        raise ValueError("data.root: prompts=vqa_rad needs the folder that holds VQA_RAD Dataset Public.json")
+    from mmpds.data.vqa_rad import read_questions  # imported here: it needs pandas
+
+    return [(f"vqa_rad-{row['qid']}", f"{row['question']} {row['answer']}") for row in read_questions(root)]
 
 
 def _some(items: list[str]) -> str:

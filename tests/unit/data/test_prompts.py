@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from mmpds.data.batch import item_seed
 from mmpds.data.phantom import Phantom
-from mmpds.data.prompt_sets import SETS, STUDY, VQA_RAD
+from mmpds.data.prompt_sets import SETS, STUDY
 from mmpds.data.prompts import PromptBatches, PromptData
+from mmpds.data.vqa_rad import COLUMNS, RELEASE
 
 SAFE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -20,10 +21,10 @@ SAFE = re.compile(r"[A-Za-z0-9_-]+")
 @pytest.fixture
 def vqa_rad(tmp_path):
     rows = [
-        {"qid": 7, "question": "How many lesions? ", "answer": 3},
-        {"qid": "12", "question": "Which organs?", "answer": " Heart \tlungs"},
+        dict.fromkeys(COLUMNS, "") | {"qid": 7, "question": "How many lesions? ", "answer": 3},
+        dict.fromkeys(COLUMNS, "") | {"qid": "12", "question": "Which organs?", "answer": " Heart \tlungs"},
     ]
-    (tmp_path / VQA_RAD).write_text(json.dumps(rows))
+    (tmp_path / RELEASE).write_text(json.dumps(rows))
     return str(tmp_path)
 
 
@@ -206,7 +207,7 @@ def test_a_folder_is_no_text_file(tmp_path):
     ],
 )  # fmt: skip
 def test_a_vqa_rad_file_that_is_not_the_release_is_refused(tmp_path, content):
-    (tmp_path / VQA_RAD).write_text(content)
+    (tmp_path / RELEASE).write_text(content)
     with pytest.raises(ValueError, match="get it anew"):
         PromptData("vqa_rad", root=str(tmp_path))
 
