@@ -12,7 +12,7 @@ FORMATS: tuple[Format, ...] = ("html", "md", "csv")
 
 
 def write(run_dir: str | Path, format: Format = "html") -> list[Path]:
-    """Write the report of a run into its directory, from results.json, predictions.csv, config.yaml, gradcam/, images/.
+    """Write the report of a run into its directory, from results.json and what else the run left there.
 
     Args:
         run_dir: the directory of a run, also of a failed or interrupted one.

@@ -11,9 +11,14 @@ import torch
 from mmpds import tracking
 from mmpds.callbacks.predictions import prediction_table, rejected_table, write_table
 from mmpds.evaluation import Sections, add, judge
+from mmpds.metrics.multiclass import multiclass
 
 if TYPE_CHECKING:
     from mmpds.stages import Run
+
+
+LOOKS = ("gradcam", "embedding_quality", "robustness")
+"""Callbacks that judge something more of the test split."""
 
 
 class Task:
@@ -24,7 +29,7 @@ class Task:
     """
 
     inference_precision = "bf16-mixed"
-    artifacts = {"predictions": "predictions.csv", "rejected": "rejected.csv"}
+    artifacts = {"predictions": "predictions.csv", "rejected": "rejected.csv", "robustness": "robustness.csv"}
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -87,8 +92,13 @@ class Task:
             seed=cfg.seed, input_range=callbacks["input_range"].summary() if "input_range" in callbacks else None,
             leaked=data.leaked,
         ))  # fmt: skip
-        if "gradcam" in callbacks:
-            looked = callbacks["gradcam"].summary()
+        looks = [callbacks[name].summary() for name in LOOKS if name in callbacks]
+        if model.exclusive:
+            looks.append(vars(multiclass(
+                prob, images.label.numpy(), model.findings, group=images.table["group"].to_numpy(),
+                replicates=cfg.bootstrap, seed=cfg.seed,
+            )))  # fmt: skip
+        for looked in looks:
             for section in ("metrics", "intervals", "counts"):
                 found[section] |= {f"test/{name}": value for name, value in looked[section].items()}
             found["warnings"] += looked["warnings"]
