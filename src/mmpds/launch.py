@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MANY_NODES = {"SLURM_JOB_ID", "PBS_NODEFILE", "LSB_HOSTS", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE"}
 """Variables by which mpirun finds that its ranks may be on other machines."""
+GRACE_S = 20
+"""Seconds that ranks have to save and end after SIGTERM; Slurm's KillWait, after which it kills, is 30 by default."""
 
 
 def new_run_id() -> str:
@@ -154,10 +156,19 @@ def spawn(command: list[str], run_dir: Path, environ: Mapping[str, str]) -> int:
     reader = threading.Thread(target=_pass_on, args=(process.stderr, tail))
     reader.start()
     received: list[int] = []
+    alone = command[0] == sys.executable
 
     def forward(number: int, _: Any) -> None:
         received.append(number)
-        process.send_signal(number)
+        if number == signal.SIGTERM and not alone and received.count(number) == 1:
+            # a launcher passes SIGUSR1 on, and kills on SIGTERM before the ranks can have saved anything
+            process.send_signal(signal.SIGUSR1)
+            impatience.start()
+        else:
+            process.send_signal(number)
+
+    impatience = threading.Timer(GRACE_S, process.terminate)
+    impatience.daemon = True
 
     previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
@@ -168,18 +179,19 @@ def spawn(command: list[str], run_dir: Path, environ: Mapping[str, str]) -> int:
             except KeyboardInterrupt:  # the terminal sent it to the ranks as well: wait for their end
                 received.append(signal.SIGINT)
     finally:
+        impatience.cancel()
         for number, handler in previous.items():
             signal.signal(number, handler)
     reader.join()
-    return _conclude(code, "".join(tail), received, run_dir, alone=command[0] == sys.executable)
+    return _conclude(code, "".join(tail), received, run_dir, alone)
 
 
 def _conclude(code: int, stderr: str, received: list[int], run_dir: Path, alone: bool) -> int:
     """Record and say how the ranks ended, where they could not do it themselves; returns the exit status."""
     if code == 0:
         return 0
-    if ending := {signal.SIGTERM, signal.SIGINT} & set(received):
-        name = signal.Signals(ending.pop()).name
+    if received:
+        name = signal.Signals(max(received)).name  # SIGTERM above SIGUSR1 above SIGINT
         results.mark(run_dir, "interrupted", f"interrupted ({name})")
         say(f"mmpds: the run interrupted: {name}")
         return 128 + signal.Signals[name]
