@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     if given.command == "build":
         # train.py owns ranks, signals and the run's record: this process becomes it
-        archive = f"callbacks.embeddings.archive={Path(given.archive).resolve()}"
+        path = str(Path(given.archive).resolve()).replace("'", r"\'")
+        archive = f"callbacks.embeddings.archive='{path}'"  # a name may hold what Hydra takes for grammar
         os.execv(sys.executable, [sys.executable, str(TRAIN), "experiment=embed", archive, *given.overrides])
     try:
         if problems := _problems(given):

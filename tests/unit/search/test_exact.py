@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmpds.search.exact import UNIT, Exact, Hits, merged
+from mmpds.search.exact import UNIT, Exact, Hits, _gpu, _nearest, merged
 
 
 def vectors(rows, width=16, seed=0):
@@ -79,3 +80,18 @@ def test_parts_are_merged_by_score_then_by_row():
     right = Hits(np.array([[0.5, 0.5]], np.float32), np.array([[7, 9]]))
     found = merged([left, right], 3)
     assert found.row.tolist() == [[4, 7, 9]]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("k", [1, 10, 400])
+def test_what_a_gpu_runs_gives_the_same_hits(dtype, k):
+    """On the CPU here; equal scores beyond the last hit are asked for until all are seen."""
+    archive = vectors(500).astype(dtype)
+    copies = np.sort(np.random.default_rng(2).choice(500, 80, replace=False))
+    archive[copies] = archive[copies[0]]
+    queries = np.concatenate([archive[copies[:1]].astype(np.float32), vectors(30, seed=1)])
+    found = _nearest(_gpu(torch.from_numpy(queries))(torch.from_numpy(archive)), len(archive), k)
+    expected = Exact([archive]).search(queries, k)
+    assert np.allclose(found.score, expected.score, atol=1e-6)
+    assert found.row[0, : min(k, 80)].tolist() == copies[:k].tolist()
+    assert (found.row == expected.row).mean() > 0.99
