@@ -98,16 +98,17 @@ def compared(rates, pairs):
     return ratios
 
 
-def conclude(folder, title, rates, pairs, sections, remarks="", **more):
+def conclude(folder, title, rates, pairs, sections, remarks="", unit="images/s", **more):
     """Print rates and ratios; where all sections are measured keep them in results.json and renew the READMEs.
 
     Args:
         folder: the benchmark's.
         title: of what, on what.
-        rates: section -> contestant -> images a second of each round.
+        rates: section -> contestant -> items a second of each round.
         pairs: see `compared`.
         sections: names of all sections.
         remarks: Markdown below the tables.
+        unit: of the rates.
         more: what results.json keeps besides.
 
     Returns:
@@ -124,7 +125,7 @@ def conclude(folder, title, rates, pairs, sections, remarks="", **more):
         [name, f"{r['median']:.2f}", f"{r['min']:.2f} to {r['max']:.2f}", f"≥ {r['target']}" if r["target"] else ""]
         for name, r in ratios.items()
     ]
-    shown = (["images/s", "median", "spread"], rate_rows), (["ratio", "median", "spread", "target"], ratio_rows)
+    shown = ([unit, "median", "spread"], rate_rows), (["ratio", "median", "spread", "target"], ratio_rows)
     for heading, (heads, rows) in zip((title, "Ratios, each of two turns of one round"), shown, strict=True):
         table(heading, heads, rows)
     if remarks:
@@ -132,7 +133,7 @@ def conclude(folder, title, rates, pairs, sections, remarks="", **more):
     if set(rates) == set(sections):
         text = f"{title}.\n\n" + "\n".join(markdown(heads, rows) for heads, rows in shown)
         record = {"title": title, "hardware": results.hardware([], cores()), "versions": results.versions()}
-        record |= {"images_per_s": rates, "ratios": ratios} | more
+        record |= {"images_per_s" if unit == "images/s" else "rates": rates, "ratios": ratios} | more
         record["markdown"] = text + (f"\n{remarks}\n" if remarks else "")
         results.write_text(folder / "results.json", json.dumps(record, indent=2) + "\n")
         subprocess.run([sys.executable, HERE / "publish.py"], check=True)

@@ -53,7 +53,8 @@ def test_every_experiment_goes_with_every_trainer(experiment, trainer):
     assert "evaluate" in cfg.stages or get_class(cfg.model._target_)
     keys = {problem.key for problem in check.config_problems(cfg, World())}
     # without a GPU, a Slurm and data on this machine, that is all that may be wrong
-    lacking = {"data.root", "data.predictions", "init_from", "checkpoint"}
+    lacking = {"data.root", "data.predict_root", "data.predictions", "init_from", "checkpoint"}
+    lacking |= {"callbacks.embeddings.archive"}
     assert keys <= lacking | {"trainer", "trainer.launcher", "ranks"}
 
 
@@ -209,3 +210,15 @@ def test_weights_that_saw_another_split_are_refused(tmp_path):
     assert wrong() == []
     assert wrong("data.split_seed=7") == ["data.split_seed"]
     assert wrong("data.split_seed=7", "data.source.seed=3") == []
+
+
+def test_an_archive_needs_its_folder_and_a_model_of_images_and_texts():
+    wrong = ("experiment=embed", "model=densenet121", "callbacks=embeddings", "callbacks.embeddings.dtype=float8")
+    found = {problem.key: problem.cure for problem in check.config_problems(composed(*wrong), World())}
+    assert "model=clip" in found["callbacks.embeddings"]
+    assert "archive" in found["callbacks.embeddings.archive"]
+    assert "float16" in found["callbacks.embeddings.dtype"]
+    known = ("experiment=embed", f"checkpoint={__file__}", f"data.predict_root={ROOT}")
+    right = composed(*known, r"callbacks.embeddings.archive='/tmp/an [archive], (mine)=\'1\''")
+    assert right.callbacks.embeddings.archive == "/tmp/an [archive], (mine)='1'"
+    assert not check.config_problems(right, World())

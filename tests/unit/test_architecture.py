@@ -8,10 +8,11 @@ from tests.conftest import ROOT
 
 SRC = ROOT / "src" / "mmpds"
 FORBIDDEN = {
-    "data": ("models", "callbacks", "run", "stages", "launch", "metrics"),
-    "models": ("data.module", "callbacks", "run", "launch"),
-    "metrics": ("data", "models", "callbacks", "run", "launch"),
+    "data": ("models", "callbacks", "run", "stages", "launch", "metrics", "search"),
+    "models": ("data.module", "callbacks", "run", "launch", "search"),
+    "metrics": ("data", "models", "callbacks", "run", "launch", "search"),
     "callbacks": ("models", "run", "launch"),
+    "search": ("data.module", "callbacks", "run", "stages", "metrics"),
 }
 KNOWS_HYDRA = {"stages.py", "check/arguments.py", "sweep.py"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from mmpds.check.contrastive import contrastive_problems
+from mmpds.check.contrastive import archive_problems, contrastive_problems
 from mmpds.check.data import data_problems
 from mmpds.check.generation import generation_problems, has_prompts
 from mmpds.check.model import model_problems
@@ -26,7 +26,13 @@ def config_problems(cfg: DictConfig, world: World) -> list[Problem]:
     launched = world.launcher != "none"
     alone = {"ranks", "data.batch_size"} & wrong or "batch_size" not in cfg.data
     size = world.size if launched else 1 if alone else ranks(cfg)
-    found = [*faults, *model_problems(cfg), *generation_problems(cfg), *contrastive_problems(cfg)]
+    found = [
+        *faults,
+        *model_problems(cfg),
+        *generation_problems(cfg),
+        *contrastive_problems(cfg),
+        *archive_problems(cfg),
+    ]
     if "evaluate" in cfg.stages or "predictions" in set(cfg.data):  # `in cfg.data` is false of ???
         return [*found, *stored_problems(cfg, size)]
     if not has_prompts(cfg):

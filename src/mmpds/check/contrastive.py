@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 LOSSES = ("info_nce", "siglip")
 STEMS = ("patch", "convolutions")
+DTYPES = ("float16", "float32")
+"""Of an archive's vectors."""
 
 
 def contrasts(cfg: DictConfig) -> bool:
@@ -38,4 +40,20 @@ def contrastive_problems(cfg: DictConfig) -> list[Problem]:
     for text in model.zero_shot.get("templates") or []:
         if "{}" not in str(text):
             found.append(Problem("model.zero_shot.templates", text, "write {} where the finding goes"))
+    return found
+
+
+def archive_problems(cfg: DictConfig) -> list[Problem]:
+    """What keeps the embeddings callback from building an archive; nothing where there is none."""
+    from omegaconf import OmegaConf
+
+    if not (stated := (cfg.callbacks or {}).get("embeddings")):
+        return []
+    key, found = "callbacks.embeddings", []
+    if not contrasts(cfg):
+        found.append(Problem(key, "", "this model gives no embeddings: give model=clip"))
+    if OmegaConf.is_missing(stated, "archive"):
+        found.append(Problem(f"{key}.archive", "???", "give the folder of the archive"))
+    if (dtype := stated.dtype) not in DTYPES:
+        found.append(Problem(f"{key}.dtype", dtype, nearest(str(dtype), DTYPES)))
     return found

@@ -36,7 +36,9 @@ class Task:
         self.tables: list[pd.DataFrame] = []
 
     def needs_validation(self) -> bool:
-        """Pretrained weights have no thresholds yet."""
+        """Pretrained weights have no thresholds yet; embeddings need none."""
+        if list(self.run.cfg.stages) == ["predict"] and "embeddings" in self.run.callbacks:
+            return False
         return not (self.run.model.threshold.fitted and self.run.model.calibration.fitted)
 
     def validated(self) -> None:
@@ -52,7 +54,10 @@ class Task:
             self._judge(prob, decision, found)
 
     def predicted(self, found: Sections) -> None:
-        """Keep the rows of a folder of images."""
+        """Keep the rows of a folder of images; where they are embedded, they are in the archive, earlier ones too."""
+        if embeddings := self.run.callbacks.get("embeddings"):
+            found["counts"] |= embeddings.summary()
+            return
         self.tables.append(self._predicted("predict")[-1])
 
     def keep(self, found: Sections) -> None:

@@ -1,0 +1,237 @@
+"""How fast is search in an archive of embeddings against FAISS's flat index, memory, and two processes?
+
+A contestant has a process of its own, in which it works only when it is its turn.
+
+    python experiments/search_speed/run.py [--rounds 5] [--vectors 1000000] [--width 512] [--approximate 200000]
+
+Writes results.json beside this file and renews the READMEs.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from measure import apart, conclude, interleaved, rate
+
+from mmpds import results
+from mmpds.launch import mpirun
+from mmpds.search import approximate, ranks
+from mmpds.search.archive import ROWS, Archive, begin, write_shard
+from mmpds.search.exact import Exact
+from mmpds.world import cap_threads, cores
+
+HERE = Path(__file__).resolve().parent
+K = 10
+CALLS = {1: 40, 32: 4, 1024: 1}
+"""Calls of a turn at each number of queries, which then take seconds."""
+COPIED, COPIES = 2**28, 8
+"""Bytes that a copy reads, far beyond any cache, and copies of a turn."""
+CLUSTER, SPREAD = 100, 0.5
+"""Vectors a cluster, and how far they are from its centre, in the centre's length."""
+SECTIONS = ("exact", "bandwidth", "ranks", "approximate")
+PAIRS = {
+    **{f"one rank ÷ faiss.IndexFlatIP, batches of {n}": ("exact", f"mmpds, {n}", f"faiss, {n}", 1.0) for n in CALLS},
+    "vectors read by a single query ÷ memory copy": ("bandwidth", "mmpds", "copy", 0.7),
+    **{f"2 MPI ranks ÷ 2 independent processes, batches of {n}": ("ranks", f"MPI, {n}", f"apart, {n}", 0.95)
+       for n in CALLS},
+    **{f"{kind} ÷ exact search, batches of 32": ("approximate", kind, "exact", None) for kind in approximate.KINDS},
+}  # fmt: skip
+
+
+def clustered(rows, width, clusters, seed):
+    """Unit vectors about the centres of clusters, as those of images are; float32 [rows, width]."""
+    centres = np.random.default_rng(0).standard_normal((clusters, width), np.float32)
+    random = np.random.default_rng(seed)
+    made = centres[random.integers(clusters, size=rows)] + SPREAD * random.standard_normal((rows, width), np.float32)
+    return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
+def write_archive(folder, rows, width):
+    """An archive of so many vectors, and `queries.npy` beside it."""
+    clusters = max(1, rows // CLUSTER)
+    _, source = begin(folder, "0123456789abcdef", None, "float32", "/images")
+    for first in range(0, rows, ROWS):
+        part = clustered(min(ROWS, rows - first), width, clusters, seed=1 + first)
+        write_shard(folder, f"shard-{first // ROWS:05d}", source, part, [str(first + row) for row in range(len(part))])
+    Archive.read(folder).settle()
+    np.save(folder / "queries.npy", clustered(max(CALLS), width, clusters, seed=rows + 1))
+
+
+def asked(folder, queries, search):
+    """A measurement: queries a second, in batches of so many."""
+    every = np.load(folder / "queries.npy")
+    batches = [every[call * queries % len(every) :][:queries] for call in range(CALLS[queries])]
+
+    def work():
+        for batch in batches:
+            search(batch)
+
+    return lambda: rate(work, queries * len(batches))
+
+
+def ours(folder, queries):
+    """One rank with all cores, the archive memory-mapped."""
+    exact = Exact(Archive.open(folder).vectors(), threads=cores())
+    return asked(folder, queries, lambda batch: exact.search(batch, K))
+
+
+def theirs(folder, queries):
+    """FAISS's flat index as it comes, with all cores, the vectors in its memory."""
+    import faiss
+
+    archive = Archive.open(folder)
+    index = faiss.IndexFlatIP(archive.width)
+    for vectors in archive.vectors():
+        index.add(vectors)
+    return asked(folder, queries, lambda batch: index.search(batch, K))
+
+
+def index_of(folder, queries, kind):
+    """An approximate index, made already."""
+    made = approximate.index(Archive.open(folder), kind)
+    return asked(folder, queries, lambda batch: approximate.search(made, batch, K))
+
+
+def reading(folder):
+    """Gigabytes of vectors a second that a single query reads."""
+    archive = Archive.open(folder)
+    measure, size = ours(folder, 1), 4 * len(archive) * archive.width
+    return lambda: measure() * size / 1e9
+
+
+def copy(folder):
+    """Gigabytes a second, read and written, as STREAM counts them."""
+    source, target = torch.ones(COPIED // 4), torch.zeros(COPIED // 4)
+
+    def work():
+        for _ in range(COPIES):
+            target.copy_(source)
+
+    return lambda: rate(work, 2 * COPIED * COPIES / 1e9)
+
+
+def half(folder, place, out):
+    """A process that searches its half of the archive in one thread: alone, or as a rank of two that merge."""
+    comm = None
+    if place == "mpi":
+        from mpi4py import MPI
+
+        comm = MPI.COMM_WORLD
+    rank = comm.rank if comm else int(place)
+    exact, found = Exact(Archive.open(folder).vectors(), rank, 2), {}
+    for queries in CALLS:
+        measure = asked(
+            folder, queries, lambda batch: ranks.search(exact, batch, K, comm) if comm else exact.search(batch, K)
+        )
+        measure()
+        if comm:
+            comm.Barrier()
+        else:
+            meet(out, rank, queries)
+        found[queries] = measure()
+    (out / f"rates-{rank}.json").write_text(json.dumps(found))
+
+
+def meet(folder, rank, name):
+    """Wait until both processes are here."""
+    (folder / f"{name}-{rank}").touch()
+    while not (folder / f"{name}-{1 - rank}").exists():
+        time.sleep(0.001)
+
+
+def halves(folder):
+    """Queries a second of two ranks, and of two processes that know nothing of one another, each over its half."""
+    environment = dict(os.environ) | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    cap_threads(1, environment)
+    launch = [mpirun("auto"), "-n", "2", "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
+
+    def measure(before, places):
+        with tempfile.TemporaryDirectory() as out:
+            started = [
+                subprocess.Popen(
+                    [*before, sys.executable, __file__, "--half", str(folder), place, out], env=environment
+                )
+                for place in places
+            ]
+            if sum(process.wait() for process in started):
+                raise SystemExit("a half of the search failed")
+            both = [json.loads(Path(out, f"rates-{rank}.json").read_text()) for rank in (0, 1)]
+        return {queries: (both[0][queries] + both[1][queries]) / 2 for queries in both[0]}
+
+    return {"MPI": partial(measure, launch, ["mpi"]), "apart": partial(measure, [], ["0", "1"])}
+
+
+def ranked(folder, rounds):
+    """`halves` in turns, each number of queries a contestant of its own."""
+    kept = {}
+
+    def turn(name, work):
+        kept.setdefault(name, []).append(work())
+        return kept[name][-1]["32"]
+
+    interleaved({name: partial(turn, name, work) for name, work in halves(folder).items()}, rounds)
+    return {f"{name}, {n}": [found[str(n)] for found in turns[1:]] for name, turns in kept.items() for n in CALLS}
+
+
+def approximated(folder, rounds):
+    """Queries a second of each index beside exact search; and what each finds, as Markdown."""
+    archive, queries = Archive.open(folder), np.load(folder / "queries.npy")
+    exact = Exact(archive.vectors(), threads=cores()).search(queries, K)
+    lines = [f"| of {len(archive):,} vectors | recall@{K} | seconds to make |", "| --- | --- | --- |"]
+    recalls = {}
+    for kind in approximate.KINDS:
+        began = time.perf_counter()
+        made = approximate.index(archive, kind)
+        spent = time.perf_counter() - began
+        recalls[kind] = approximate.recall(approximate.search(made, queries, K), exact)
+        lines.append(f"| {kind} | {recalls[kind]:.3f} | {spent:.0f} |")
+    builders = {"exact": ours} | {kind: partial(index_of, kind=kind) for kind in approximate.KINDS}
+    return apart(builders, rounds, folder, 32), recalls, "\n".join(lines)
+
+
+def main():
+    """Measure, print, and keep the whole measurement in results.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--vectors", type=int, default=1_000_000)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--approximate", type=int, default=200_000, help="vectors of the approximate indices")
+    parser.add_argument("--half", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.half:
+        folder, place, out = given.half
+        half(Path(folder), place, Path(out))
+        return 0
+    rates = {"exact": {}}
+    with tempfile.TemporaryDirectory() as room:
+        folder, smaller = Path(room, "archive"), Path(room, "smaller")
+        write_archive(folder, given.vectors, given.width)
+        for queries in CALLS:
+            turns = apart({"mmpds": ours, "faiss": theirs}, given.rounds, folder, queries)
+            rates["exact"] |= {f"{name}, {queries}": each for name, each in turns.items()}
+        rates["bandwidth"] = apart({"mmpds": reading, "copy": copy}, given.rounds, folder)
+        rates["ranks"] = ranked(folder, given.rounds)
+        write_archive(smaller, given.approximate, given.width)
+        rates["approximate"], recalls, remarks = approximated(smaller, given.rounds)
+    hardware = results.hardware([], cores())
+    title = (
+        f"Search of the {K} best of {given.vectors:,} vectors of {given.width} numbers, float32, "
+        f"{4 * given.vectors * given.width / 1e9:.2f} GB; rates in queries a second, of bandwidth in GB/s; "
+        f"{hardware['cpu']}, {hardware['cores']} cores"
+    )
+    return conclude(HERE, title, rates, PAIRS, SECTIONS, remarks, unit="rate", recall=recalls)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
