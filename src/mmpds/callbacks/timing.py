@@ -80,7 +80,8 @@ class Timing(Callback):
 
     Communication is measured in DDP training on CPU: from the launch of a step's last gradient bucket, when
     the backward pass has nothing left to compute, to the end of its last all-reduce. That includes waiting
-    for slower ranks, which `combine` tells apart. It is None where it cannot be told from computing (GPU, other strategies, evaluation).
+    for slower ranks, which `combine` tells apart. It is None where it cannot be told from computing (GPU,
+    other strategies, evaluation).
 
     Args:
         warmup_steps: the first batches of each stage, reported apart and in no other figure; at least 1.
