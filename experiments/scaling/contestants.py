@@ -119,7 +119,7 @@ def started(overrides, copies=1):
 
 
 def taken_in_turns(workload, ranks, rounds, folder):
-    """Run every contestant in every round, so that a slow minute slows all.
+    """Run every contestant in every round, so that a slow minute slows all; those for the model in the first alone.
 
     Returns:
         Contestant -> the results of each round; of several copies a list of theirs.
@@ -128,7 +128,7 @@ def taken_in_turns(workload, ranks, rounds, folder):
     found = {each: [] for each in contestants(workload, ranks)}
     for turn in range(rounds):
         for each, kept in found.items():
-            if each.lacks:
+            if each.lacks or (each.kind == "model" and turn):
                 continue
             began = time.perf_counter()
             weak = each.kind == "weak"
@@ -187,9 +187,13 @@ def modelled(found, most):
         if "trainer=mpi_cpu" in each.trainer and each.ranks <= most and not (each.kind == "weak" and joint(found))
     ]  # fmt: skip
     longest = max(each.items for each, _ in kept if each.kind == "model")
-    rounds = len(kept[0][1])
+    rounds = max(len(done) for _, done in kept)
     fit = [
-        [(each.ranks, each.items, done[turn]["timing"]["command_s"]) for each, done in kept if each.items < longest]
+        [
+            (each.ranks, each.items, done[min(turn, len(done) - 1)]["timing"]["command_s"])
+            for each, done in kept
+            if each.items < longest
+        ]
         for turn in range(rounds)
     ]
     held = next((each, done) for each, done in kept if each.items == longest)

@@ -243,11 +243,13 @@ def remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             said.append("no speed-up: no job of one rank finished")
         elif f"trainer={SEQUENTIAL}" not in name.split(","):
             said.append(f"no trainer={SEQUENTIAL} finished: {name} is the reference, the slowest of one rank")
-    for scope, what in (("steady", "the steady state"), ("command", "the whole command")):
-        limit = f"{scope}_limit"
-        said += [
-            f"{row['job']}: {row[limit]} limits {what}: {row[f'{scope}_evidence']}" for row in rows if limit in row
+    for row in rows:
+        parts = [
+            f"{row[f'{scope}_limit']} limits {what}: {row[f'{scope}_evidence']}"
+            for scope, what in (("steady", "the steady state"), ("command", "the whole command"))
+            if f"{scope}_limit" in row
         ]
+        said += [f"{row['job']}: {'; '.join(parts)}"] if parts else []
     return said
 
 

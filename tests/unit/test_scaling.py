@@ -190,7 +190,9 @@ def test_each_row_names_what_limits_it_with_the_figure_that_shows_it():
     assert row["steady_evidence"] == "the ranks wait 40% of their time for data"
     assert rows["trainer=cpu_seq"]["steady_limit"] == "compute"
     assert row["command_limit"] == "the end"
-    assert "trainer=mpi_cpu: loading limits the steady state: " + row["steady_evidence"] in scaling.remarks([row])
+    (said,) = scaling.remarks([row])
+    assert said.startswith("trainer=mpi_cpu: loading limits the steady state: the ranks wait 40% of their time")
+    assert "; the end limits the whole command: " in said
     title, heads, cells = scaling.tables(list(rows.values()))[2]
     assert title.startswith("What limits it")
     assert heads == ["job", "status", "on", "whole command", "steady state", "compute", "loading"]
