@@ -172,10 +172,17 @@ def _gain(triad: Mapping[int, float] | None, processors: int) -> float:
     return triad[processors] / triad[1] if triad and {1, processors} <= set(triad) else math.nan
 
 
+def _starved(result: Mapping[str, Any], processors: int) -> bool:
+    """Whether threads were kept from their cores, as far as is known: `hardware` tells of one node among many."""
+    timing = result["timing"]
+    stage = next((timing[f"{name}_s"] for name in ("fit", "test", "predict") if timing.get(f"{name}_s")), None)
+    return not stage or not timing.get("cpu_s") or timing["cpu_s"] < (1 - NOTABLE) * stage * processors
+
+
 def _reason(result: Mapping[str, Any], reference: Mapping[str, Any], excess: float, gain: float) -> str:
     """Why an item costs more core seconds than the reference's."""
     hardware, processors = result.get("hardware") or {}, _processors(result)
-    if not hardware.get("gpu") and processors > (hardware.get("cores") or math.inf):
+    if not hardware.get("gpu") and processors > (hardware.get("cores") or math.inf) and _starved(result, processors):
         return "too few cores"
     if int(result.get("threads_per_rank", 1)) > int(reference.get("threads_per_rank", 1)):
         return "serial part"

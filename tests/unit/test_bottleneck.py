@@ -99,6 +99,10 @@ def test_more_ranks_than_cores():
     name, why = named(run(*[rank(15.0)] * 3, cores=2))
     assert name == "too few cores"
     assert why.startswith("3 threads share 2 cores: an item costs 1.50 times")
+    shared = run(*[rank(15.0)] * 3, cores=2, test_s=17.0, cpu_s=34.0)
+    assert named(shared)[0] == "too few cores"
+    nodes = run(*[rank(15.0)] * 3, cores=2, test_s=17.0, cpu_s=50.0)
+    assert named(nodes)[0] == "slower compute", "all three worked all the time: there was another node"
 
 
 def test_start_up_of_the_command_but_not_of_its_steady_state():
