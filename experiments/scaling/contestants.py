@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import model
+from workloads import ONE_STEP, filled
 
 from mmpds import results, scaling
 from mmpds.world import cores, gpus
@@ -78,11 +79,10 @@ def checkpoint(workload, folder):
     """The checkpoint that a workload's runs load, made by one step of training."""
     if not workload.prepare:
         return ""
-    from workloads import ONE_STEP
-
     run_dir = folder / "prepared"
     callbacks = () if "experiment=diffusion_phantom" in workload.prepare else ("callbacks=default",)
-    started([*workload.prepare, *callbacks, *ONE_STEP, *cache(folder, workload.prepare), f"run_dir={run_dir}"])[0]()
+    made = [filled(text, {"images": workload.images}) for text in workload.prepare]
+    started([*made, *callbacks, *ONE_STEP, *cache(folder, made), f"run_dir={run_dir}"])[0]()
     return run_dir / "checkpoints" / "last.ckpt"
 
 

@@ -8,6 +8,7 @@ what was measured on the same hardware; `overhead` is the framework's beside a b
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from mmpds.world import cores
 HERE = Path(__file__).resolve().parent
 REPORT = HERE.parents[1] / "runs" / "scaling" / "report.html"
 OVERHEAD = "overhead"
+BATCHES = 6  # of a rank, of which up to three warm up
 
 
 def default_ranks():
@@ -52,9 +54,11 @@ def arguments():
 
 
 def resized(workload, factor, ranks):
-    """A workload of other size: a multiple of a batch of all ranks."""
+    """A workload of other size: a multiple of a batch of all ranks, and enough of them to leave the warm-up."""
     whole = workload.batch * max(ranks)
-    return replace(workload, items=max(1, round(workload.items * factor / whole)) * whole)
+    least = math.ceil(BATCHES / max(ranks)) if workload.joint else BATCHES
+    items = max(least, round(workload.items * factor / whole)) * whole
+    return replace(workload, items=items, images=max(workload.images, 2 * items * max(3, *ranks)))
 
 
 def main():

@@ -76,7 +76,9 @@ def test_each_workload_states_the_same_work_for_every_way(study, name):
 
     def batch(ranks, weak=False):
         made = workload.command(workload.items, ranks, "FILE", weak=weak)
-        assert not any("{" + key in text for text in made for key in ("items", "batch", "share", "rest", "checkpoint"))
+        assert not any(
+            "{" + key in text for text in made for key in ("items", "batch", "images", "share", "rest", "checkpoint")
+        )
         return int(next(text for text in made if text.startswith("data.batch_size=")).partition("=")[2])
 
     expected = {"generation": (4, 4), "detection_training": (32, 64)}.get(name, (2 * batch(1), 2 * batch(1)))
