@@ -1,5 +1,6 @@
 """The scaling study on made-up measurements whose answers are known: its model, its ratios, its tables, its page."""
 
+import json
 import sys
 
 import pytest
@@ -130,3 +131,46 @@ def test_the_tables_and_the_page_show_what_was_measured(study):
     assert html.count('<div class="plot"') == 4
     assert "script-src 'sha256-" in html
     assert "src=" not in html.partition("<script")[0], "it loads nothing"
+
+
+TRAIN = """
+import json, pathlib, sys
+given = dict(text.lstrip("+").split("=", 1) for text in sys.argv[1:])
+if given.get("data.count") == "-1":
+    sys.exit("no such prompts")
+run_dir = pathlib.Path(given["run_dir"])
+run_dir.mkdir(parents=True)
+(run_dir / "results.json").write_text(pathlib.Path(given.get("ranks", "1") + ".json").read_text())
+with open("order.txt", "a") as file:
+    print(given["trainer"], given.get("ranks", "-"), given.get("data.count", "-"), given.get("seed", "-"), file=file)
+"""
+
+
+@pytest.fixture
+def stand_in(study, monkeypatch, tmp_path):
+    """A train.py that does nothing but leave results."""
+    (tmp_path / "train.py").write_text(TRAIN)
+    for ranks in (1, 2):
+        (tmp_path / f"{ranks}.json").write_text(json.dumps(result(ranks, 64, 4.0 * ranks)))
+    monkeypatch.setattr(study["contestants"], "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_contestants_take_turns(study, stand_in):
+    workload = study["workloads"].WORKLOADS["generation"]
+    found = study["contestants"].taken_in_turns(workload, [1, 2], 2, stand_in / "runs")
+    lines = [line.split() for line in (stand_in / "order.txt").read_text().splitlines()]
+    assert lines[0] == ["cpu_seq", "-", "-", "-"], "the step that makes the checkpoint"
+    first, second = ([line[:3] for line in lines if line[3] == turn] for turn in "12")
+    longest = [["mpi_cpu", "1", "64"], ["mpi_cpu", "2", "96"]]
+    assert [line for line in first if line not in longest] == second, "the model's runs are made once"
+    assert [line for line in longest if line in first] == longest
+    assert second[-2:] == [["cpu_seq", "-", "32"]] * 2, "independent processes"
+    told = study["contestants"].concluded(found, {})
+    assert all(row["command_s"] > 0 for row in told["strong"] if row["status"] == "finished")
+    assert told["independent"]["ratio"]["median"] == pytest.approx(1.0)
+
+
+def test_a_run_that_fails_ends_the_study_with_its_words(study, stand_in):
+    with pytest.raises(SystemExit, match="no such prompts"):
+        study["contestants"].started(["data.count=-1", f"run_dir={stand_in / 'run'}"])[0]()
