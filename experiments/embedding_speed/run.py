@@ -45,7 +45,8 @@ def ours(folder):
     """As a user gets it: images of a folder, decoded anew each time, ViT-B/32, a trainer."""
     import lightning.pytorch as pl
 
-    from mmpds.callbacks.timing import Timing, combine
+    from mmpds.callbacks.timing import Timing
+    from mmpds.callbacks.timing_section import combine
     from mmpds.data.module import ImageData
     from mmpds.data.phantom import Phantom
     from mmpds.models.clip import Clip

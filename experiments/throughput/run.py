@@ -53,7 +53,8 @@ class Ours:
         import lightning.pytorch as pl
 
         from mmpds.callbacks.resume import StepSeed
-        from mmpds.callbacks.timing import Timing, combine
+        from mmpds.callbacks.timing import Timing
+        from mmpds.callbacks.timing_section import combine
         from mmpds.data.module import ImageData
         from mmpds.data.phantom import Phantom
         from mmpds.models.densenet import DenseNet121

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmpds.bottleneck import EVIDENCE, Limits, bottleneck, evidence, limits
 from mmpds.check import STAGES
 
 WAYS = ("trainer", "ranks", "trainer.threads")
@@ -19,7 +20,10 @@ WAYS = ("trainer", "ranks", "trainer.threads")
 SEQUENTIAL = "cpu_seq"
 COLD = ("startup_s", "build_s", "load_s", "warmup_s", "steady_s")
 FIGURES = ("stage_s", "command_s", "images_per_s", "speedup_steady", "speedup_command", "efficiency",
-           "joules_per_image", "utilisation", *COLD)  # fmt: skip
+           "joules_per_image", "utilisation", *COLD, *(f"{scope}/{name}" for scope in ("steady", "command")
+           for name in EVIDENCE))  # fmt: skip
+SHOWN = 0.005
+"""A loss that takes a smaller share of every row has no column."""
 
 Way = tuple[str | None, ...]
 
@@ -29,6 +33,7 @@ class _Job:
     result: Mapping[str, Any]
     overrides: dict[str, str]
     figures: dict[str, float] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> _Job:
@@ -68,7 +73,7 @@ class _Job:
         return self.gpus or self.ranks * int(self.result.get("threads_per_rank", 1))
 
 
-def compare(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def compare(results: Iterable[Mapping[str, Any]], triad: Mapping[int, float] | None = None) -> list[dict[str, Any]]:
     """One row for each way of running the same work; [] where all jobs ran in the same way.
 
     The reference of a job is trainer=cpu_seq with the same other overrides and the same seed; where there is none,
@@ -77,13 +82,16 @@ def compare(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Args:
         results: contents of results.json, also of jobs that failed or were skipped.
+        triad: number of cores -> bytes/s of STREAM's triad on this machine, where it was measured; see `bottleneck`.
 
     Returns:
         Rows with `job` (what it varies), `status`, `jobs` (how many seeds), `ranks`, `threads`, `processors`, `unit`
         (core | GPU), `reference`, `energy_method`, `remark`, and for each of FIGURES that is known its median
         over the seeds and, from two on, `<name>_min` and `<name>_max`. Seconds end in _s: `stage_s` is the wall
         time of the main stage (fit, else test, else predict), `command_s` that from the start of a job's processes
-        to their end. `efficiency` and `utilisation` (CPU time over wall time times cores) are shares of 1.
+        to their end. `efficiency` and `utilisation` (CPU time over wall time times cores) are shares of 1, and so are
+        those of the ranks' time, `steady/<name>` and `command/<name>`. `steady_limit`, `command_limit` name what
+        limits the row, `steady_evidence` and `command_evidence` are the sentences whose figures show it.
     """
     jobs = sorted(map(_Job.of, results), key=lambda job: job.result.get("started") or 0)
     if len({job.way for job in jobs}) < 2:
@@ -96,7 +104,7 @@ def compare(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         reference = _reference(same)
         peers = {unit: _reference([job for job in same if job.unit == unit]) for unit in ("core", "GPU")}
         for job in same:
-            _relate(job, _twin(job, reference, same), _twin(job, peers[job.unit], same))
+            _relate(job, _twin(job, reference, same), _twin(job, peers[job.unit], same), triad)
         for way in dict.fromkeys(job.way for job in same):
             row = _row([job for job in same if job.way == way], varied)
             rows.append(row | {"reference": reference and _label(_first(reference, same), varied)})
@@ -136,8 +144,8 @@ def _twin(job: _Job, way: Way | None, jobs: Sequence[_Job]) -> _Job | None:
     return next((other for other in jobs if other.way == way and other.overrides.get("seed") == seed), None)
 
 
-def _relate(job: _Job, reference: _Job | None, peer: _Job | None) -> None:
-    """Add the speed-ups and the efficiency of a job, as far as both sides were measured."""
+def _relate(job: _Job, reference: _Job | None, peer: _Job | None, triad: Mapping[int, float] | None) -> None:
+    """Add the speed-ups, the efficiency and the limits of a job, as far as both sides were measured."""
     own, base = job.figures, reference.figures if reference else {}
     if "images_per_s" in own and "images_per_s" in base:
         own["speedup_steady"] = own["images_per_s"] / base["images_per_s"]
@@ -145,6 +153,10 @@ def _relate(job: _Job, reference: _Job | None, peer: _Job | None) -> None:
         own["speedup_command"] = base["command_s"] / own["command_s"]
     if peer and "images_per_s" in own and "images_per_s" in peer.figures:
         own["efficiency"] = own["images_per_s"] / peer.figures["images_per_s"] * peer.processors / job.processors
+    if job.finished:
+        job.limits = limits(job.result, peer.result if peer else None, triad)
+        for scope, shares in (("steady", job.limits.steady), ("command", job.limits.command)):
+            own |= {f"{scope}/{name}": share for name, share in shares.items()}
 
 
 def _label(job: _Job, varied: Sequence[str]) -> str:
@@ -174,6 +186,11 @@ def _row(jobs: Sequence[_Job], varied: Sequence[str]) -> dict[str, Any]:
             row[name] = statistics.median(values)
             if len(values) > 1:
                 row |= {f"{name}_min": min(values), f"{name}_max": max(values)}
+    for scope in ("steady", "command"):
+        shares = {name: row[f"{scope}/{name}"] for name in EVIDENCE if f"{scope}/{name}" in row}
+        if (limit := bottleneck(shares)) is not None:
+            telling = next(job for job in done if limit in getattr(job.limits, scope))
+            row |= {f"{scope}_limit": limit, f"{scope}_evidence": evidence(limit, shares, telling.limits.facts)}
     row["remark"] = "; ".join(dict.fromkeys(text for job in jobs for text in _remarks(job)))
     return row
 
@@ -192,18 +209,21 @@ def _remarks(job: _Job) -> list[str]:
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The rows as two tables, of speed and of where the time went: title, heads and cells of each.
+    """The rows as three tables, of speed, of where the time went and of what limits it: title, heads and cells of each.
 
     A column that no row fills is left out. Several seeds are written as median (min–max).
     """
     references = list(dict.fromkeys(row["reference"] for row in rows if row["reference"]))
     against = f", against {' and '.join(references)}" if references else ""
+    losses = {f"steady/{name}": name for name in EVIDENCE if any(row.get(f"steady/{name}", 0) >= SHOWN for row in rows)}
     parts = (
         (f"Speed{against}", {"stage_s": "stage s", "images_per_s": "images/s", "speedup_steady": "speed-up",
          "speedup_command": "speed-up, whole command", "efficiency": "efficiency", "joules_per_image": "J/image",
          "utilisation": "utilisation"}),
         ("Where the time went, in seconds", {"startup_s": "start-up", "build_s": "build", "load_s": "load",
          "warmup_s": "warm-up", "steady_s": "steady", "command_s": "whole command"}),
+        ("What limits it, and what the ranks spent the steady state on", {"command_limit": "whole command",
+         "steady_limit": "steady state", **losses}),
     )  # fmt: skip
     found: list[tuple[str, list[str], list[list[str]]]] = []
     for title, columns in parts:
@@ -216,13 +236,20 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], list
 
 
 def remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for each row that needs a word, and one where no sequential job is the reference."""
+    """A line for each row that needs a word, and where no sequential job is the reference; what limits each row."""
     said = [f"{row['job']}: {row['remark']}" for row in rows if row["remark"]]
     for name in dict.fromkeys(row["reference"] for row in rows):
         if name is None:
             said.append("no speed-up: no job of one rank finished")
         elif f"trainer={SEQUENTIAL}" not in name.split(","):
             said.append(f"no trainer={SEQUENTIAL} finished: {name} is the reference, the slowest of one rank")
+    for row in rows:
+        parts = [
+            f"{row[f'{scope}_limit']} limits {what}: {row[f'{scope}_evidence']}"
+            for scope, what in (("steady", "the steady state"), ("command", "the whole command"))
+            if f"{scope}_limit" in row
+        ]
+        said += [f"{row['job']}: {'; '.join(parts)}"] if parts else []
     return said
 
 
@@ -237,7 +264,9 @@ def _resources(row: Mapping[str, Any]) -> str:
 def _cell(row: Mapping[str, Any], name: str) -> str:
     if name not in row:
         return ""
-    share = name in ("efficiency", "utilisation")
+    if name.endswith("_limit"):
+        return str(row[name])
+    share = name in ("efficiency", "utilisation") or "/" in name
     values = [row[key] for key in (name, f"{name}_min", f"{name}_max") if key in row]
     values = [100 * value for value in values] if share else values
     shown = [f"{value:,.0f}" if share or value >= 1000 else f"{value:.3g}" for value in values]

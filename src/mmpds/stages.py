@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf, open_dict
 
 from mmpds import results
-from mmpds.callbacks import energy, timing
+from mmpds.callbacks import energy, timing_section
 from mmpds.callbacks.predictions import gathered
 from mmpds.callbacks.resume import AtomicCheckpointIO
 from mmpds.evaluation import Sections
@@ -184,7 +184,7 @@ class Run:
         }
         ranks = gathered(mine)
         self.timing["load_s"] = max(rank["load_s"] for rank in ranks)
-        spent = self.timing | timing.combine([rank["timing"] for rank in ranks])
+        spent = self.timing | timing_section.combine([rank["timing"] for rank in ranks])
         joules = [rank["energy"] for rank in ranks if rank["energy"]]
         return {
             "timing": spent,

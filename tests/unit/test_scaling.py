@@ -168,3 +168,32 @@ def test_a_command_that_found_images_made_has_no_time_of_the_whole():
 def test_rows_come_in_the_order_of_the_command():
     rows = scaling.compare([job("cpu", 1.0, 9.0, started=20.0), job("cpu_seq", 1.0, 9.0, started=10.0)])
     assert [row["job"] for row in rows] == ["trainer=cpu_seq", "trainer=cpu"]
+
+
+def test_each_row_names_what_limits_it_with_the_figure_that_shows_it():
+    def rank(number, seconds, wait):
+        return {
+            "rank": number, "items_total": 60, "items": 50, "batches": 5, "warmup_s": 1.0, "seconds": seconds,
+            "data_wait_fraction": wait, "comm_fraction": 0.0, "rank_wait_fraction": 0.0,
+        }  # fmt: skip
+
+    jobs = [job("cpu_seq", 1.0, 20.0, f"seed={seed}") for seed in (1, 2, 3)]
+    jobs += [job("mpi_cpu", 1.0, 60.0, f"seed={seed}", ranks=2) for seed in (1, 2, 3)]
+    for number, each in enumerate(jobs):
+        wait = 0.0 if number < 3 else 0.1 * number
+        each["timing"]["per_rank"] = [rank(place, 10.0 / (1 - wait), wait) for place in range(each["world_size"])]
+    rows = by_job(jobs)
+    row = rows["trainer=mpi_cpu"]
+    spread = [row[f"steady/loading{end}"] for end in ("", "_min", "_max")]
+    assert spread == pytest.approx([0.4, 0.3, 0.5])
+    assert row["steady_limit"] == "loading"
+    assert row["steady_evidence"] == "the ranks wait 40% of their time for data"
+    assert rows["trainer=cpu_seq"]["steady_limit"] == "compute"
+    assert row["command_limit"] == "the end"
+    (said,) = scaling.remarks([row])
+    assert said.startswith("trainer=mpi_cpu: loading limits the steady state: the ranks wait 40% of their time")
+    assert "; the end limits the whole command: " in said
+    title, heads, cells = scaling.tables(list(rows.values()))[2]
+    assert title.startswith("What limits it")
+    assert heads == ["job", "status", "on", "whole command", "steady state", "compute", "loading"]
+    assert cells[1][3:] == ["the end", "loading", "60 (50–70) %", "40 (30–50) %"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter, process_time
 from typing import Any
@@ -16,7 +15,8 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-STAGES = ("fit", "test", "predict")
+from mmpds.callbacks.timing_section import STAGES
+
 FETCHES = frozenset(  # what Lightning calls the fetch of a batch in its profiler
     (
         "[_TrainingEpochLoop].train_dataloader_next",
@@ -34,6 +34,7 @@ class _Stage:
     cpu: seconds that this process's threads computed, of the whole stage.
     seconds: steady time from batch end to batch end, without validation and what lies between two epochs.
     step: milliseconds of each steady step, from the batch on the device to the end of its step.
+    comm: seconds of communication of each steady step; None where they cannot be measured.
     """
 
     started: float
@@ -45,11 +46,12 @@ class _Stage:
     seconds: float = 0.0
     cpu: float = 0.0
     wait: float = 0.0
-    comm: float | None = 0.0
+    comm: array[float] | None = None
     step: array[float] = field(default_factory=lambda: array("d"))
 
     def summary(self) -> dict[str, Any]:
         warmup_items, items, steady = int(self.warmup_items), int(self.items), self.seconds
+        comm = None if self.comm is None else list(self.comm)
         percentiles = np.percentile(self.step, (50, 95, 99)) if self.step else ()
         return {
             "total_s": self.total,
@@ -57,15 +59,17 @@ class _Stage:
             "warmup_s": self.warmup,
             "items_total": warmup_items + items,
             "items": items,
+            "batches": len(self.step),
             "seconds": steady,
             "step_ms": dict(zip(("p50", "p95", "p99"), map(float, percentiles), strict=False)) or None,
             "data_wait_fraction": self.wait / steady if steady else None,
-            "comm_fraction": self.comm / steady if steady and self.comm is not None else None,
+            "comm_fraction": sum(comm) / steady if steady and comm is not None else None,
+            "comm_steps": comm,
         }
 
 
 class Timing(Callback):
-    """Measures every stage of a run on this rank; `combine` makes the `timing` section of all ranks.
+    """Measures every stage of a run on this rank; `timing_section.combine` makes one section of all ranks.
 
     Clock: `perf_counter`. On a GPU step times are those of CUDA events, and the host waits for the device
     only where the clock stops: at the end of the warm-up, before validation, at the end of an epoch and of a
@@ -76,7 +80,8 @@ class Timing(Callback):
 
     Communication is measured in DDP training on CPU: from the launch of a step's last gradient bucket, when
     the backward pass has nothing left to compute, to the end of its last all-reduce. That includes waiting
-    for slower ranks. It is None where it cannot be told from computing (GPU, other strategies, evaluation).
+    for slower ranks, which `combine` tells apart. It is None where it cannot be told from computing (GPU,
+    other strategies, evaluation).
 
     Args:
         warmup_steps: the first batches of each stage, reported apart and in no other figure; at least 1.
@@ -107,7 +112,7 @@ class Timing(Callback):
         one = trainer.world_size == 1
         self._rank, self._device = trainer.global_rank, trainer.strategy.root_device
         stage = STAGES[STAGES.index(stage)]  # Lightning passes an enum, which no strict reader loads again
-        self._now = self._stages[stage] = _Stage(perf_counter(), cpu=-process_time(), comm=0.0 if one else None)
+        self._now = self._stages[stage] = _Stage(perf_counter(), cpu=-process_time(), comm=array("d") if one else None)
         self._mark = None
         profiler: Any = trainer.profiler  # type: ignore[attr-defined]
         if self._profiler is not profiler:
@@ -165,7 +170,7 @@ class Timing(Callback):
             stage.wait += self._wait
             stage.items = stage.items + items
             if stage.comm is not None:
-                stage.comm += self._comm
+                stage.comm.append(self._comm)
             if self._events:
                 self._events[-1][1].record()
                 if len(self._events) >= EVENTS:
@@ -209,7 +214,7 @@ class Timing(Callback):
         ):
             # a lambda, for DDP refuses a hook whose annotations are strings
             model.register_comm_hook(self, lambda state, bucket: _timed_allreduce(state, bucket))
-            self._now.comm = 0.0
+            self._now.comm = array("d")
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Backward returns when the last all-reduce has ended."""
@@ -254,47 +259,3 @@ def _timed_allreduce(timing: Timing, bucket: Any) -> torch.futures.Future[Tensor
     work = dist.all_reduce(tensor, async_op=True)
     timing._bucket = perf_counter()
     return work.get_future().then(lambda future: future.value()[0])
-
-
-def combine(per_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The `timing` section of results.json (seconds, items/s, ms) from every rank's `Timing.summary()`.
-
-    Figures without a stage in their name are of the main stage: fit if it ran, else test, else predict.
-    Stage and warm-up times are those of the slowest rank; `cpu_s` is what all ranks computed;
-    throughput is the items of all ranks over the
-    steady seconds of the slowest one; each percentile of `step_ms` is that of the worst rank; the fractions
-    are over the steady seconds of all ranks. `items` counts the steady state, `items_total` every item of
-    every stage. What did not run or could not be measured is None.
-    """
-    stages = {name: [rank[name] for rank in per_rank if name in rank] for name in STAGES}
-    main = next((name for name in STAGES if stages[name]), "fit")
-    ranks = stages[main]
-    section: dict[str, Any] = {f"{name}_s": _each(max, stages[name], "total_s") for name in STAGES}
-    section["warmup_s"] = _each(max, ranks, "warmup_s")
-    section["cpu_s"] = _each(sum, ranks, "cpu_s")
-    section["items"] = _each(sum, ranks, "items")
-    section["items_total"] = sum(rank["items_total"] for name in STAGES for rank in stages[name])
-    section["throughput_items_per_s"] = _throughput(ranks)
-    section |= {f"{name}_items_per_s": _throughput(stages[name]) for name in STAGES}
-    steps = [rank["step_ms"] for rank in ranks]
-    known = all(steps) and steps
-    section["step_ms"] = {p: max(step[p] for step in steps) if known else None for p in ("p50", "p95", "p99")}
-    for name in ("data_wait_fraction", "comm_fraction"):
-        spent = [None if rank[name] is None else rank[name] * rank["seconds"] for rank in ranks]
-        seconds = sum(rank["seconds"] for rank in ranks)
-        measured = [value for value in spent if value is not None]
-        section[name] = sum(measured) / seconds if ranks and len(measured) == len(ranks) else None
-    kept = ("items", "seconds", "data_wait_fraction", "comm_fraction")
-    section["per_rank"] = [
-        {"rank": rank["rank"]} | {name: rank[main][name] for name in kept} for rank in per_rank if main in rank
-    ]
-    return section
-
-
-def _each(function: Callable[[list[float]], float], ranks: Sequence[dict[str, Any]], name: str) -> float | None:
-    return function([rank[name] for rank in ranks]) if ranks else None
-
-
-def _throughput(ranks: Sequence[dict[str, Any]]) -> float | None:
-    seconds = max((rank["seconds"] for rank in ranks), default=0.0)
-    return sum(rank["items"] for rank in ranks) / seconds if seconds else None

@@ -29,30 +29,37 @@ OUTCOMES = {
 
 def html(run: StoredRun) -> str:
     """The whole page; names and ids are escaped, and only the page's own two scripts may run."""
-    plotly, script = get_plotlyjs(), _asset("report.js")
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (plotly, script)]
-    plots: dict[str, Any] = {}
     gallery, left_out = _gallery(run)
-    text: str = _template().render(
-        run=run, summary=summary, tables=tables, plotly=plotly, script=script, style=_asset("style.css"),
-        policy=" ".join(f"'sha256-{value}'" for value in hashes), plots=plots, plot=_Plots(plots),
+    return rendered(
+        _template(), Plots(), run=run, summary=summary, tables=tables,
         curves=figures.curves(run) if run.judged else {}, figures=figures, pair=_pair(run),
         fairness=figures.fairness(run), confusion=figures.confusion(run), gallery=gallery, left_out=left_out,
         generation=generation, robustness=robustness, sheet=_sheet(run),
     )  # fmt: skip
-    return text
 
 
-class _Plots:
+class Plots:
     """Keeps a figure for the page's script; returns the id of the place that it will be drawn in, and its text."""
 
-    def __init__(self, kept: dict[str, Any]) -> None:
-        self._kept = kept
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
 
     def __call__(self, figure: figures.Figure) -> tuple[str, str]:
-        place = f"plot-{len(self._kept)}"
-        self._kept[place] = {"data": figure["data"], "layout": figure["layout"]}
+        """Keep a figure."""
+        place = f"plot-{len(self.kept)}"
+        self.kept[place] = {"data": figure["data"], "layout": figure["layout"]}
         return place, figure["alt"]
+
+
+def rendered(template: Any, plots: Plots, **content: Any) -> str:
+    """A template of Jinja with plotly, the page's script and style inside, and the hashes that let only these run."""
+    plotly, script = get_plotlyjs(), _asset("report.js")
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (plotly, script)]
+    text: str = template.render(
+        plotly=plotly, script=script, style=_asset("style.css"), plots=plots.kept, plot=plots,
+        policy=" ".join(f"'sha256-{value}'" for value in hashes), **content,
+    )  # fmt: skip
+    return text
 
 
 def _pair(run: StoredRun) -> figures.Figure | None:

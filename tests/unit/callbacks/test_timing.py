@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from mmpds.callbacks.timing import Timing, combine
+from mmpds.callbacks.timing import Timing
+from mmpds.callbacks.timing_section import KEPT, combine
 
 STEP, WAIT, VALIDATION = 0.02, 0.01, 0.15  # seconds
 WORLD = 3  # 1/3 is no power of two: an average taken in another way would differ in its last bits
@@ -92,6 +93,7 @@ def test_training(timed):
     assert STEP * 1e3 <= fit["step_ms"]["p50"] <= fit["step_ms"]["p95"] <= fit["step_ms"]["p99"]
     assert fit["data_wait_fraction"] == pytest.approx(15 * WAIT / fit["seconds"], rel=0.25)
     assert fit["comm_fraction"] == 0
+    assert fit["batches"] == 15
 
 
 def test_section(timed):
@@ -103,33 +105,8 @@ def test_section(timed):
     assert section["predict_s"] > 2 * (STEP + WAIT)
     assert section["items_total"] == 66 + 22 + 8
     assert section["per_rank"] == [
-        {"rank": 0} | {k: timed["fit"][k] for k in ("items", "seconds", "data_wait_fraction", "comm_fraction")}
+        {"rank": 0} | {name: timed["fit"][name] for name in KEPT} | {"rank_wait_fraction": 0.0}
     ]
-
-
-def stage(items, seconds, step, wait, comm):
-    return {
-        "total_s": seconds + 1, "cpu_s": seconds / 2, "warmup_s": 0.5, "items_total": items, "items": items,
-        "seconds": seconds, "step_ms": {"p50": step, "p95": step, "p99": step}, "data_wait_fraction": wait,
-        "comm_fraction": comm,
-    }  # fmt: skip
-
-
-def test_ranks_are_combined_by_the_slowest():
-    ranks = [
-        {"rank": 0, "fit": stage(10, 2.0, 5.0, 0.5, 0.1)},
-        {"rank": 1, "fit": stage(12, 4.0, 4.0, 0.2, 0.4)},
-    ]
-    section = combine(ranks)
-    assert section["throughput_items_per_s"] == 22 / 4
-    assert section["fit_s"] == 5
-    assert section["cpu_s"] == 3
-    assert section["test_s"] is None
-    assert section["step_ms"]["p95"] == 5
-    assert section["data_wait_fraction"] == pytest.approx((1 + 0.8) / 6)
-    assert section["comm_fraction"] == pytest.approx((0.2 + 1.6) / 6)
-    ranks[1]["fit"]["comm_fraction"] = None
-    assert combine(ranks)["comm_fraction"] is None
 
 
 def test_nothing_ran():
@@ -216,7 +193,12 @@ def test_ddp_averages_as_ever_and_says_how_long_it_takes(tmp_path):
     assert [rank["rank"] for rank in ranks] == list(range(WORLD))
     assert 0.5 < ranks[0]["fit"]["comm_fraction"] < 1  # it waits for the slower ranks
     assert 0 < ranks[-1]["fit"]["comm_fraction"] < 0.5
-    assert combine(ranks)["items"] == WORLD * (6 * 4 - 2)
+    section = combine(ranks)
+    assert section["items"] == WORLD * (6 * 4 - 2)
+    waits = [rank["rank_wait_fraction"] for rank in section["per_rank"]]
+    assert waits == sorted(waits, reverse=True), "the higher a rank, the longer its steps"
+    assert waits[0] > 0.5
+    assert waits[-1] < 0.1, "nobody keeps the slowest waiting"
 
 
 if __name__ == "__main__":
