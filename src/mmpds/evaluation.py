@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import time
 import warnings
@@ -111,6 +112,7 @@ def evaluate_stored(cfg: DictConfig, started: float) -> Sections:
     began = time.perf_counter()
     settings: Any = OmegaConf.to_container(cfg.model.threshold, resolve=True)
     found: Sections = {"metrics": _aurocs_of_all(stored), "warnings": list(stored.notes)}
+    found["warnings"] += _calibrated_before(Path(cfg.data.predictions), cfg.model.calibration)
     fit, test = _calibrated(cfg.model.calibration, fit, test, found)
     chosen = _fitted(settings, fit)
     at, (values, unfit) = [chosen.value.numpy()] * 2, _every_rule(settings, fit)
@@ -180,6 +182,11 @@ def halves(stored: Predictions, fraction: float, seed: int) -> tuple[Predictions
                 "column split, or leave it out to have the file split by patient"
             )
     else:
+        if table["group"].nunique() < 2:
+            raise ValueError(
+                f"data.predictions: all {len(table):,} items are of one patient ({table['group'].iat[0]}): thresholds "
+                "are fitted on some and judged on others; give items of two or more, or mend the column group"
+            )
         known = table if "normal" in table else table.assign(normal=False)
         names = split_by_group(known, stored.findings, (0.0, fraction, 1 - fraction), seed)
     fit, test = ((names == name).to_numpy() for name in ("val", "test"))
@@ -194,6 +201,21 @@ def _calibrated(method: str, fit: Predictions, test: Predictions, found: Section
     found["calibration"] = {"method": method}
     found["warnings"] += [f"{finding}: {why}" for finding, why in calibration.unfit.items()]
     return [replace(part, prob=calibration.calibrate(torch.tensor(part.prob)).numpy()) for part in (fit, test)]
+
+
+def _calibrated_before(path: Path, method: str) -> list[str]:
+    """A sentence where the run that wrote the file has calibrated what is about to be calibrated."""
+    record: Mapping[str, Any] = {}
+    with contextlib.suppress(ValueError):  # it is the file that counts, not what lies beside it
+        record = results.read(path.parent)
+    wrote = (record.get("artifacts") or {}).get("predictions") == path.name
+    before = (record.get("calibration") or {}).get("method", "none") if wrote else "none"
+    if "none" in (before, method):
+        return []
+    return [
+        f"{path} holds probabilities that its run has calibrated ({before}): model.calibration={method} is fitted on "
+        "top of that; leave it out to judge them as they are"
+    ]
 
 
 def _groups(part: Predictions, by: str) -> Array:

@@ -1,5 +1,7 @@
 """The evaluation of stored predictions: on other patients than the thresholds', equal to that of a run."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -53,6 +55,11 @@ def test_a_files_own_val_and_test_rows_are_taken():
 def test_a_files_own_parts_must_not_share_patients():
     with pytest.raises(ValueError, match=r"patients are in val and in test \(patient p"):
         halves(stored(split=["val", "test"] * 150), 0.5, 0)
+
+
+def test_patients_of_whom_there_is_but_one_are_told():
+    with pytest.raises(ValueError, match=r"all 300 items are of one patient \(p0\): .* give items of two or more"):
+        halves(stored(group="p0"), 0.5, 0)
 
 
 def configured(folder, path, **changes):
@@ -124,6 +131,23 @@ def test_what_was_written_is_judged_the_same(evaluated, tmp_path):
             assert again[section][name] == pytest.approx(value, abs=1e-6)
     assert again["threshold"] == found["threshold"]
     assert (tmp_path / "predictions.csv").read_text() == (folder / "predictions.csv").read_text()
+
+
+@pytest.mark.parametrize(("before", "method", "told"), [
+    ("isotonic", "temperature", True), ("isotonic", "none", False), ("none", "temperature", False),
+])  # fmt: skip
+def test_a_calibration_on_top_of_the_runs_own_is_told(evaluated, tmp_path, before, method, told):
+    folder, _, _ = evaluated
+    shutil.copy(folder / "predictions.csv", tmp_path)
+    record = {"calibration": {"method": before}, "artifacts": {"predictions": "predictions.csv"}}
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    cfg = configured(tmp_path / "again", tmp_path / "predictions.csv", model__calibration=method, bootstrap=0)
+    (tmp_path / "again").mkdir()
+    warnings = [text for text in evaluate_stored(cfg, 0.0)["warnings"] if "has calibrated (isotonic)" in text]
+    assert len(warnings) == told
+    shutil.copy(folder / "given.csv.gz", tmp_path)
+    other = evaluate_stored(configured(tmp_path / "again", tmp_path / "given.csv.gz", model__calibration=method), 0.0)
+    assert not any("has calibrated" in text for text in other["warnings"]), "no file of that run"
 
 
 def test_a_rule_that_cannot_be_fitted_or_flags_nothing_says_so(evaluated, tmp_path):

@@ -76,14 +76,15 @@ def read_predictions(
     else:
         raise ValueError(f"data.predictions={path}: a CSV without labels; give data.labels=FILE, with a row an item")
     shared = [name for name in columns if name in known and name not in KNOWN]
-    both = list(findings or shared)
-    if missing := [name for name in both if name not in shared] or ([] if both else ["any finding"]):
-        raise ValueError(
-            f"data.predictions={path}: {_first(missing)} without probabilities or without labels; there are "
-            f"probabilities of {_first(list(columns))}, with labels {_first(shared) or 'none'}; a finding has the "
-            "same name in both files, or prob_ before it"
+    both = [name for name in findings or shared if name in shared]
+    wrong = []
+    if missing := [name for name in findings or () if name not in shared] or ([] if both else ["every finding"]):
+        wrong.append(
+            f"{_first(missing)} lacks a column of probabilities or one of labels; there are probabilities of "
+            f"{_first(list(columns))}, and with them labels of {_first(shared) or 'none'}; a finding has the same name "
+            "in both files, or prob_ before it"
         )
-    wrong = _identity(raw, path) + (_identity(known, labels) if labels is not None else [])
+    wrong += _identity(raw, path) + (_identity(known, labels) if labels is not None else [])
     if absent := raw.index.dropna().difference(known.index, sort=False).tolist():
         wrong.append(f"{len(absent):,} items have no row in {labels} ({_first(absent)}); add their labels")
     known = known[~known.index.duplicated()].reindex(raw.index)

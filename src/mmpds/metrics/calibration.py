@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import logit
-from scipy.stats import binomtest
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
-from mmpds.metrics.classification import ECE_BINS, Array, Scores, check_arrays
+from mmpds.metrics.classification import Array, Scores, check_arrays
 
 METHODS = ("none", "temperature", "isotonic")
 TEMPERATURES = (0.05, 20.0)
@@ -122,38 +120,6 @@ class Calibration(Scores):
         for name in ("temperature", "knots"):
             state_dict.setdefault(f"{prefix}{name}", getattr(self, name).clone())
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def reliability(prob: ArrayLike, label: ArrayLike, bins: int = ECE_BINS) -> pd.DataFrame:
-    """One finding's reliability diagram (Niculescu-Mizil & Caruana, ICML 2005), the bins those of metric `ece`.
-
-    Args:
-        prob: [N] in [0, 1].
-        label: [N], 1, 0 or NaN (not labelled: left out).
-        bins: number of bins of equal width, (low, high], the first one closed.
-
-    Returns:
-        A row a bin that has items: low, high, items, mean_probability, positive_rate, and rate_low and rate_high,
-        the rate's 95 % interval by Wilson's score (J. Am. Stat. Assoc. 1927), which takes items as independent.
-
-    Raises:
-        ValueError: shapes differ, values are out of range, or there is no bin.
-    """
-    if bins < 1:
-        raise ValueError(f"bins: {bins} must be 1 or more")
-    scores, labels = check_arrays(np.asarray(prob)[:, np.newaxis], np.asarray(label)[:, np.newaxis])
-    known = ~np.isnan(labels[:, 0])
-    score, positive = scores[known, 0].astype(np.float64), labels[known, 0] == 1
-    edges = np.linspace(0, 1, bins + 1)
-    place = np.searchsorted(edges[1:-1], score, side="left")
-    rows = []
-    for k in np.unique(place):
-        inside = place == k
-        items, positives = int(inside.sum()), int(positive[inside].sum())
-        interval = binomtest(positives, items).proportion_ci(0.95, method="wilson")
-        rows.append((edges[k], edges[k + 1], items, score[inside].mean(), positives / items, *interval))
-    names = ["low", "high", "items", "mean_probability", "positive_rate", "rate_low", "rate_high"]
-    return pd.DataFrame(rows, columns=names)
 
 
 def _missing_class(truth: Array) -> str:

@@ -12,33 +12,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import MeanMetric
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from mmpds.data.batch import PADDING, Batch, PromptBatch, item_seed
 from mmpds.models import pipelines, vocabulary
 from mmpds.models.fingerprint import fingerprint
+from mmpds.models.latents import Latents
 from mmpds.models.memo import Memo
+from mmpds.models.objective import weighted_errors
 from mmpds.models.optimization import adamw, attention
-from mmpds.models.sampling import generators, initial_noise, make_scheduler, sample
+from mmpds.models.sampling import SAMPLING, generators, initial_noise, make_scheduler, sample
 
-SAMPLING = {
-    "scheduler": "dpm++",
-    "steps": 25,
-    "guidance_scale": 5.0,
-    "negative_prompt": "",
-    "cache_interval": 1,
-    "size": None,
-}
-RANDOM_VAE = (
-    "model.vae: it would be random; give model.vae=FOLDER of a trained AutoencoderKL, or model.pretrained=FOLDER"
-)
-PREDICTIONS = ("epsilon", "v_prediction")
 STATES = {"state_dict", "current_model_state"}  # of a checkpoint; the second where the first is the moving average
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 class Diffusion(pl.LightningModule):
@@ -84,8 +70,8 @@ class Diffusion(pl.LightningModule):
     ) -> None:  # fmt: skip
         super().__init__()
         chosen: dict[str, Any] = SAMPLING | {k: v for k, v in dict(sampling or {}).items() if v is not None}
-        pretrained, vae = _absolute(pretrained), _absolute(vae)  # a checkpoint is loaded from anywhere
-        # primitives only: the checkpoint then loads alone, with weights_only=True
+        pretrained, vae = pipelines.absolute(pretrained), pipelines.absolute(vae)
+        # primitives only, and absolute paths: the checkpoint then loads alone, from anywhere, with weights_only=True
         self.save_hyperparameters({
             "pretrained": pretrained, "unet": dict(unet or {}), "text_encoder": dict(text_encoder or {}),
             "vae": dict(vae) if isinstance(vae, Mapping) else vae, "size": size, "channels": channels, "patch": patch,
@@ -93,44 +79,21 @@ class Diffusion(pl.LightningModule):
             "lora_rank": lora_rank, "learning_rate": learning_rate, "weight_decay": weight_decay,
             "warmup_fraction": warmup_fraction, "sampling": chosen,
         })  # fmt: skip
-        parts = pipelines.load(pretrained) if pretrained else self._from_scratch()
+        parts = pipelines.load(pretrained) if pretrained else pipelines.scratch(
+            unet or {}, text_encoder or {}, vae, size, channels, patch, noise or {}
+        )  # fmt: skip
         self.unet, self.text_encoder, self.vae = parts.unet, parts.text_encoder, parts.vae
-        self.tokenizer, self.noise, self.patch = parts.tokenizer, parts.noise, parts.patch
-        kind = self.noise.config
-        if kind.prediction_type not in PREDICTIONS:
-            raise ValueError(f"noise.prediction_type={kind.prediction_type}: choose from {', '.join(PREDICTIONS)}")
-        if kind.prediction_type == "epsilon" and kind.rescale_betas_zero_snr:
-            raise ValueError("noise.rescale_betas_zero_snr=true: pure noise holds no noise to tell; use v_prediction")
+        self.tokenizer, self.noise, self.shrink = parts.tokenizer, parts.noise, parts.shrink
+        self.latents = Latents(parts.vae, parts.patch, self.unet.config.in_channels)
         self.sampling = chosen
         # an autoencoder is never trained here; a text encoder only from scratch
         self.frozen = [part for part in (self.vae, self.text_encoder if pretrained else None) if part is not None]
         if lora_rank:
-            from peft import LoraConfig
-
-            self.unet.requires_grad_(False)
-            self.unet.add_adapter(LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=list(LORA_TARGETS)))
+            pipelines.add_lora(self.unet, lora_rank)
         for module in self.frozen:
             module.requires_grad_(False)
         self.val_loss = MeanMetric()
         self._embeddings = Memo()  # of captions, where the encoder stands still
-        self._moments = Memo()  # of latents, of images that are the same in every epoch
-
-    def _from_scratch(self) -> pipelines.Parts:
-        known = self.hparams
-        marks = {"bos_token_id": vocabulary.SMALLEST - 2, "eos_token_id": vocabulary.SMALLEST - 1}
-        text = CLIPTextModel(CLIPTextConfig(**known["text_encoder"] | marks))
-        vae = pipelines.autoencoder(known["vae"]) if known["vae"] else None
-        shrink = pipelines.shrink(vae, known["patch"])
-        held = vae.config.latent_channels if vae else known["channels"] * known["patch"] ** 2
-        if known["size"] % shrink:
-            raise ValueError(f"size={known['size']}: give a multiple of {shrink}")
-        unet = UNet2DConditionModel(
-            **known["unet"], sample_size=known["size"] // shrink, in_channels=held, out_channels=held,
-            cross_attention_dim=text.config.hidden_size,
-        )  # fmt: skip
-        # as Stable Diffusion has it: latents know no bounds, and diffusers' pipeline insists on the offset
-        noise = DDPMScheduler(**({"clip_sample": False, "steps_offset": 1} if vae else {}) | known["noise"])
-        return pipelines.Parts(unet, text, vae, None, noise, known["patch"])
 
     @staticmethod
     def restated(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,12 +120,7 @@ class Diffusion(pl.LightningModule):
             raise ValueError(f"init_from={file}: is it a checkpoint of this model and its sizes? ({text})") from error
         return []
 
-    # images and texts
-
-    @property
-    def shrink(self) -> int:
-        """Pixels a side that the network sees as one."""
-        return pipelines.shrink(self.vae, self.patch)
+    # texts
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Embeddings of texts, [B, L, D]."""
@@ -180,52 +138,6 @@ class Diffusion(pl.LightningModule):
         kept = self._embeddings.of(captions, lambda places: self.embed([captions[place] for place in places]))
         return torch.stack(kept).to(self.device)
 
-    def too_long(self, prompts: Sequence[str]) -> dict[str, int]:
-        """The prompts beyond the encoder's limit, with their number of tokens, start and end included."""
-        lengths = {prompt: len(self.tokenizer(prompt, verbose=False).input_ids) for prompt in dict.fromkeys(prompts)}
-        return {prompt: length for prompt, length in lengths.items() if length > self.tokenizer.model_max_length}
-
-    def encode(self, image: Tensor) -> Tensor:
-        """What is denoised, [B, K, h, w], of images float [B, 1, H, W] in [0, 1]; in training a latent is drawn."""
-        if self.vae is None:
-            return self._folded(image)
-        return self._drawn(self._moments_of(image))
-
-    def _folded(self, image: Tensor) -> Tensor:
-        channels = self.unet.config.in_channels // self.patch**2
-        return F.pixel_unshuffle(image.expand(-1, channels, -1, -1) * 2 - 1, self.patch)
-
-    def _moments_of(self, image: Tensor) -> Tensor:
-        with torch.no_grad():
-            colours = image.expand(-1, self.vae.config.in_channels, -1, -1) * 2 - 1
-            moments: Tensor = self.vae.encode(colours).latent_dist.parameters
-        return moments
-
-    def _drawn(self, moments: Tensor) -> Tensor:
-        mean, log_variance = moments.chunk(2, dim=1)
-        if self.training:
-            mean = mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * torch.randn_like(mean)
-        scaled: Tensor = mean * self.vae.config.scaling_factor
-        return scaled
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Images, float32 [B, C, H, W] in [0, 1], of what was denoised."""
-        if self.vae is None:
-            image = F.pixel_shuffle(latent, self.patch)
-        else:
-            self.vae.enable_slicing()  # on a CPU no slower, and a batch needs the memory of one image
-            image = self.vae.decode((latent / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
-        return (image.float() / 2 + 0.5).clamp(0, 1)
-
-    def _targets(self, batch: Batch, split: str, changing: bool) -> Tensor:
-        """`encode` of a batch; where the images are the same in every epoch, the autoencoder sees each once."""
-        if self.vae is None or changing:
-            return self.encode(batch["image"])
-        keys = [(split, index) for index in batch["index"].tolist()]
-        # not float16, which torch.stack refuses under the CPU's autocast
-        kept = self._moments.of(keys, lambda places: self._moments_of(batch["image"][places]).bfloat16())
-        return self._drawn(torch.stack(kept).to(self.device, torch.float32))
-
     # training
 
     def on_fit_start(self) -> None:
@@ -235,13 +147,14 @@ class Diffusion(pl.LightningModule):
             ValueError: the autoencoder is random.
         """
         if isinstance(self.hparams["vae"], Mapping) and not self.hparams["pretrained"]:
-            raise ValueError(RANDOM_VAE)
+            cure = "give model.vae=FOLDER of a trained AutoencoderKL, or model.pretrained=FOLDER"
+            raise ValueError(f"model.vae: it would be random; {cure}")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         captions = data.images["train"].caption
         if self.tokenizer is None:
             config = self.text_encoder.config
             self.tokenizer = vocabulary.learn(captions, config.vocab_size, config.max_position_embeddings)
-        if long := self.too_long(captions):
+        if long := vocabulary.too_long(self.tokenizer, captions):
             data.notes.append(
                 f"{len(long)} captions are longer than the text encoder's {self.tokenizer.model_max_length} tokens: "
                 "it reads their beginnings"
@@ -263,19 +176,13 @@ class Diffusion(pl.LightningModule):
         """Weighted squared error of each item, float32 [B]."""
         noisy = self.noise.add_noise(latent, noise, time)
         predicted = self(noisy, time, self._conditions(captions))
-        velocity = self.noise.config.prediction_type == "v_prediction"
-        target = self.noise.get_velocity(latent, noise, time) if velocity else noise
-        error: Tensor = (predicted.float() - target).square().mean(dim=(1, 2, 3))
-        if (gamma := self.hparams["min_snr_gamma"]) is None:
-            return error
-        kept: Tensor = self.noise.alphas_cumprod.to(time.device)[time]
-        ratio = kept / (1 - kept)
-        return error * ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)
+        return weighted_errors(self.noise, predicted, latent, noise, time, self.hparams["min_snr_gamma"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch at noise levels drawn at random."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        latent = self._targets(batch, "train", data.augment)
+        keys = None if data.augment else [("train", index) for index in batch["index"].tolist()]
+        latent = self.latents.encode(batch["image"], True, keys)
         count = len(latent)
         time = torch.randint(self.noise.config.num_train_timesteps, (count,), device=self.device)
         kept = (torch.rand(count) >= self.hparams["caption_dropout"]).tolist()
@@ -287,8 +194,9 @@ class Diffusion(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss of each item at a noise level and a noise of its own: the same at each epoch, whatever the ranks."""
-        seeds = [item_seed(0, f"val {index}") for index in batch["index"].tolist()]
-        latent = self._targets(batch, "val", changing=False)
+        keys = [("val", index) for index in batch["index"].tolist()]
+        seeds = [item_seed(0, f"{split} {index}") for split, index in keys]
+        latent = self.latents.encode(batch["image"], False, keys)
         time = torch.tensor([seed % self.noise.config.num_train_timesteps for seed in seeds], device=self.device)
         noise = initial_noise(generators(seeds), latent.shape[1:])
         real = batch["index"] != PADDING
@@ -327,7 +235,7 @@ class Diffusion(pl.LightningModule):
             self.unet, make_scheduler(how["scheduler"], self.noise.config), self.embed(prompts), free, seeds,
             (self.unet.config.in_channels, side, side), how["steps"], how["guidance_scale"], how["cache_interval"],
         )  # fmt: skip
-        return self.decode(latent)
+        return self.latents.decode(latent)
 
     @property
     def size(self) -> int:
@@ -341,13 +249,7 @@ class Diffusion(pl.LightningModule):
             ValueError: naming them.
         """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if long := self.too_long(data.table["prompt"].tolist()):
-            shown = "; ".join(f"{prompt[:60]!r}… has {tokens}" for prompt, tokens in list(long.items())[:3])
-            count = f"{len(long)} prompts are" if len(long) > 1 else "1 prompt is"
-            raise ValueError(
-                f"data.prompts: {count} longer than the text encoder's "
-                f"{self.tokenizer.model_max_length} tokens, and would be cut: {shown}; shorten them"
-            )
+        vocabulary.refuse_long(self.tokenizer, data.table["prompt"].tolist())
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
         """Images float32 [B, C, H, W] in [0, 1], and rows int64 [B]."""
@@ -371,7 +273,7 @@ class Diffusion(pl.LightningModule):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that diffusers loads, as StableDiffusionPipeline or `PixelPipeline`; LoRA is merged."""
-        parts = pipelines.Parts(self.unet, self.text_encoder, self.vae, self.tokenizer, self.noise, self.patch)
+        parts = pipelines.Parts(self.unet, self.text_encoder, self.vae, self.tokenizer, self.noise, self.latents.patch)
         pipelines.save(parts, make_scheduler(self.sampling["scheduler"], self.noise.config), Path(folder))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -393,8 +295,3 @@ class Diffusion(pl.LightningModule):
 
     def _spared(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-
-
-def _absolute(source: Any) -> Any:
-    """The full path of a folder that is there; whatever else, as it is."""
-    return str(Path(source).resolve()) if isinstance(source, str) and Path(source).is_dir() else source

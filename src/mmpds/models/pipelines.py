@@ -1,4 +1,4 @@
-"""Pipelines of diffusers as folders: what a generator starts from, and what it leaves."""
+"""Pipelines of diffusers: the parts that a generator starts from, new or of a folder, and the folder that it leaves."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from mmpds.models import pixel_pipeline
+from mmpds.models import pixel_pipeline, vocabulary
 from mmpds.models.pixel_pipeline import PixelPipeline
 
 INDEX = "model_index.json"
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+PREDICTIONS = ("epsilon", "v_prediction")
 
 
 class Parts(NamedTuple):
@@ -30,6 +32,35 @@ class Parts(NamedTuple):
     tokenizer: Any
     noise: Any  # the DDPMScheduler of training
     patch: int
+
+    @property
+    def shrink(self) -> int:
+        """Pixels a side that the network sees as one: those of a latent, or of a square of pixels."""
+        return _shrink(self.vae, self.patch)
+
+
+def scratch(
+    unet: Mapping[str, Any], text_encoder: Mapping[str, Any], vae: str | Mapping[str, Any] | None, size: int,
+    channels: int, patch: int, noise: Mapping[str, Any],
+) -> Parts:  # fmt: skip
+    """New parts of random weights, without a tokenizer; see `Diffusion` for the arguments.
+
+    Raises:
+        ValueError: an argument's value cannot work; the text names it and the cure.
+    """
+    marks = {"bos_token_id": vocabulary.SMALLEST - 2, "eos_token_id": vocabulary.SMALLEST - 1}
+    text = CLIPTextModel(CLIPTextConfig(**dict(text_encoder) | marks))
+    images = autoencoder(vae) if vae else None
+    held = images.config.latent_channels if images else channels * patch**2
+    if size % (shrink := _shrink(images, patch)):
+        raise ValueError(f"size={size}: give a multiple of {shrink}")
+    network = UNet2DConditionModel(
+        **unet, sample_size=size // shrink, in_channels=held, out_channels=held,
+        cross_attention_dim=text.config.hidden_size,
+    )  # fmt: skip
+    # as Stable Diffusion has it: latents know no bounds, and diffusers' pipeline insists on the offset
+    stated = ({"clip_sample": False, "steps_offset": 1} if images else {}) | dict(noise)
+    return Parts(network, text, images, None, _learnable(DDPMScheduler(**stated)), patch)
 
 
 def load(source: str) -> Parts:
@@ -55,7 +86,7 @@ def load(source: str) -> Parts:
             text_encoder=CLIPTextModel.from_pretrained(source, subfolder="text_encoder", use_safetensors=True),
             vae=vae,
             tokenizer=CLIPTokenizer.from_pretrained(source, subfolder="tokenizer"),
-            noise=DDPMScheduler.from_pretrained(source, subfolder="scheduler", **bounds),
+            noise=_learnable(DDPMScheduler.from_pretrained(source, subfolder="scheduler", **bounds)),
             patch=index.get("patch", 1),
         )
 
@@ -73,8 +104,34 @@ def autoencoder(given: str | Mapping[str, Any]) -> Any:
         return AutoencoderKL.from_pretrained(given, use_safetensors=True)
 
 
-def shrink(vae: Any, patch: int) -> int:
-    """Pixels a side that a network sees as one: those of a latent, or of a square of pixels."""
+def add_lora(unet: Any, rank: int) -> None:
+    """Let nothing of a network learn but low-rank additions to its attention (Hu et al., ICLR 2022)."""
+    from peft import LoraConfig
+
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS)))
+
+
+def absolute(source: Any) -> Any:
+    """The full path of a folder that is there; whatever else, as it is."""
+    return str(Path(source).resolve()) if isinstance(source, str) and Path(source).is_dir() else source
+
+
+def _learnable(noise: Any) -> Any:
+    """The scheduler, unless its prediction cannot be learnt.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    kind = noise.config
+    if kind.prediction_type not in PREDICTIONS:
+        raise ValueError(f"noise.prediction_type={kind.prediction_type}: choose from {', '.join(PREDICTIONS)}")
+    if kind.prediction_type == "epsilon" and kind.rescale_betas_zero_snr:
+        raise ValueError("noise.rescale_betas_zero_snr=true: pure noise holds no noise to tell; use v_prediction")
+    return noise
+
+
+def _shrink(vae: Any, patch: int) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1) if vae else patch
 
 

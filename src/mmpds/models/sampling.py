@@ -32,6 +32,16 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Short names of diffusers' schedulers, each with its class and settings."""
 
+SAMPLING = {
+    "scheduler": "dpm++",
+    "steps": 25,
+    "guidance_scale": 5.0,
+    "negative_prompt": "",
+    "cache_interval": 1,
+    "size": None,
+}
+"""How a generator samples where nothing else is said."""
+
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     """A scheduler for sampling that has the noise schedule of training.

@@ -73,6 +73,27 @@ def published(file: str, length: int) -> CLIPTokenizer:
         raise ValueError(f"model.tokenizer={file}: {cure} ({' '.join(str(error).split())[:200]})") from error
 
 
+def too_long(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> dict[str, int]:
+    """The texts beyond the tokenizer's limit, with their number of tokens, start and end included."""
+    lengths = {text: len(tokenizer(text, verbose=False).input_ids) for text in dict.fromkeys(texts)}
+    return {text: length for text, length in lengths.items() if length > tokenizer.model_max_length}
+
+
+def refuse_long(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> None:
+    """Let no prompt be cut.
+
+    Raises:
+        ValueError: naming those that would be.
+    """
+    if long := too_long(tokenizer, prompts):
+        shown = "; ".join(f"{prompt[:60]!r}… has {tokens}" for prompt, tokens in list(long.items())[:3])
+        count = f"{len(long)} prompts are" if len(long) > 1 else "1 prompt is"
+        raise ValueError(
+            f"data.prompts: {count} longer than the text encoder's {tokenizer.model_max_length} tokens, and would be "
+            f"cut: {shown}; shorten them"
+        )
+
+
 def restored(state: dict[str, Any]) -> CLIPTokenizer:
     """The tokenizer of a `state`."""
     merges: Any = [tuple(merge.split(" ")) for merge in state["merges"]]

@@ -136,13 +136,11 @@ class StoredRun:
         return found
 
     def _check(self) -> None:
-        needed = (
-            ("split", "id") if len(self.table.columns) else ()
-        )  # a file of which not even the head is there has none
-        problems = [f"no column {name}" for name in needed if name not in self.table]
-        if needed and not any(str(name).endswith(" probability") for name in self.table):
-            problems.append("no column of a finding's probability")
-        for finding in self.findings if len(self.table) else ():
+        problems, scored = [], any(str(name).endswith(" probability") for name in self.table)
+        if len(self.table.columns):  # else there is no file
+            problems = [f"no column {name}" for name in ("split", "id") if name not in self.table]
+            problems += [] if scored else ["no column of a finding's probability"]
+        for finding in self.findings if scored and len(self.table) else ():
             for what in ("label", "probability", "decision"):
                 try:
                     values = column(self.table, finding, what).to_numpy(np.float64)
@@ -153,7 +151,8 @@ class StoredRun:
                 if not (inside | (np.isnan(values) & (what == "label"))).all():
                     problems.append(f"{finding} {what} outside 0 to 1")
         if problems:
-            raise ValueError(f"{self.path / 'predictions.csv'} is damaged: {'; '.join(problems)}")
+            cure = "delete it for a report without predictions"
+            raise ValueError(f"{self.path / 'predictions.csv'} is damaged: {'; '.join(problems)}; {cure}")
         for table, names, file in (
             (self.gallery, GALLERY, "gradcam/gallery.csv"), (self.manifest, MANIFEST, "images/manifest.csv"),
         ):  # fmt: skip

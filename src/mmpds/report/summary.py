@@ -110,9 +110,9 @@ def provenance(run: StoredRun) -> dict[str, str]:
         "Energy": "not available on this machine" if energy and joules is None else "",
         "Peak memory": _unit(memory.get("peak_rss_bytes"), "{:.1f} GiB a rank", 2**30),
         "Peak GPU memory": _unit(memory.get("peak_device_bytes") or None, "{:.1f} GiB", 2**30),
-        "CPU": f"{hardware['cpu']}, {hardware['cores']} cores" if hardware.get("cpu") else "",
+        "CPU": f"{hardware['cpu']}, {_count(hardware['cores'], 'core')}" if hardware.get("cpu") else "",
         "GPU": ", ".join(hardware.get("gpu") or []),
-        "Ranks": f"{run.result['world_size']} × {run.result.get('threads_per_rank')} threads"
+        "Ranks": f"{run.result['world_size']} × {_count(run.result.get('threads_per_rank'), 'thread')}"
         if run.result.get("world_size")
         else "",
         "Features": run.result.get("extractor"),
@@ -133,3 +133,7 @@ def provenance(run: StoredRun) -> dict[str, str]:
 
 def _unit(value: float | None, text: str, over: float = 1) -> str:
     return "" if value is None else text.format(value / over)
+
+
+def _count(number: Any, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"

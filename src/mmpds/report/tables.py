@@ -133,9 +133,8 @@ def too_small(run: StoredRun) -> list[str]:
     found: dict[str, list[str]] = {}
     for row in run.section("fairness").get("groups") or []:
         if not row["judged"]:
-            found.setdefault(f"{row['attribute']} {row['group']}: {row['why'] or 'not judged'}", []).append(
-                row["finding"]
-            )
+            group = f"{_words(row['attribute'])} {row['group']}: {row['why'] or 'not judged'}"
+            found.setdefault(group, []).append(row["finding"])
     return [f"{why} ({', '.join(findings)})" for why, findings in found.items()]
 
 

@@ -91,9 +91,10 @@ def test_all_faults_are_told_at_once_with_counts_examples_and_cures(file):
     prob = file("id,prob_Mass,prob_Nodule\na,1.5,0.5\na,0.5,x\nb,,0.5\nzz,-0.1,nan\n,0.5,0.5\nc,0.5,0.5\n")
     labels = file("id,Mass,Nodule\na,1,-1\nb,yes,0\nb,0,0\nc,0,0\n", "labels.csv")
     with pytest.raises(ValueError, match="predictions") as caught:
-        read_predictions(prob, labels)
+        read_predictions(prob, labels, ["Mass", "Nodule", "Hernia"])
     text = str(caught.value)
     for told in (
+        "Hernia lacks a column of probabilities or one of labels; there are",
         f"1 rows of {prob} have no id; give each its own",
         f"1 ids occur more than once in {prob} (a); keep one",
         f"1 ids occur more than once in {labels} (b); keep one",
@@ -113,7 +114,7 @@ def test_all_faults_are_told_at_once_with_counts_examples_and_cures(file):
         (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "cannot be read as CSV"),
         (b'id,Mass\n"a,0.5\n', "cannot be read as CSV"),
         (b"id,Mass\na,0.5\n", "a CSV without labels; give data.labels=FILE"),
-        (b"id,Mass probability\na,0.5\n", "any finding without probabilities or without labels"),
+        (b"id,Mass probability\na,0.5\n", "every finding lacks a column of probabilities or one of labels"),
         (b"id,Mass probability,Mass label\na,0.5,\n", "no item has a label"),
     ],
 )
@@ -134,5 +135,11 @@ def test_damaged_gzip_and_folders_are_named(tmp_path):
 
 def test_a_finding_that_is_not_there_is_named(file):
     prob, labels = file("id,Mass\na,0.5\n"), file("id,Mass\na,1\n", "labels.csv")
-    with pytest.raises(ValueError, match=r"Nodul without probabilities or without labels; there are .* of Mass"):
+    with pytest.raises(ValueError, match=r"Nodul lacks a column of .*; there are probabilities of Mass"):
         read_predictions(prob, labels, ["Mass", "Nodul"])
+
+
+def test_ids_are_looked_at_also_where_no_finding_can_be(file):
+    prob, labels = file("id,Mas\na,0.5\na,0.5\nz,0.5\n"), file("id,Mass\na,1\n", "labels.csv")
+    with pytest.raises(ValueError, match=r"every finding lacks .* 1 ids occur more than once .* 1 items have no"):
+        read_predictions(prob, labels)

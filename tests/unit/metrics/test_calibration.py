@@ -10,7 +10,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from mmpds.metrics.calibration import KNOTS, METHODS, Calibration, reliability
+from mmpds.metrics.calibration import KNOTS, METHODS, Calibration
 from mmpds.metrics.classification import Detection
 
 FINDINGS = ("Pneumonia", "Nodule")
@@ -187,26 +187,6 @@ def test_brier_score_is_scikit_learns_under_any_weights():
             assert named[f"brier/{finding}"][r] == pytest.approx(expected, abs=1e-7)
     unlabelled = Detection(prob, np.full_like(prob, np.nan), [0.5] * 2, FINDINGS)(weight)
     assert np.isnan(unlabelled["brier/macro"]).all()
-
-
-def test_a_reliability_table_adds_up_to_the_calibration_error():
-    prob, label = overconfident(1000)
-    label[::9, 0] = np.nan
-    prob[:2, 0] = [0, 1]
-    table = reliability(prob[:, 0], label[:, 0])
-    named = Detection(prob, label, [0.5] * 2, FINDINGS)(np.ones((1000, 1)))
-    gaps = (table["positive_rate"] - table["mean_probability"]).abs() * table["items"]
-    assert gaps.sum() / table["items"].sum() == pytest.approx(named["ece/Pneumonia"][0], abs=1e-9)
-    assert table["items"].sum() == np.count_nonzero(~np.isnan(label[:, 0]))
-    assert table["mean_probability"].between(table["low"], table["high"]).all()
-
-
-def test_a_reliability_interval_is_wilsons_and_empty_bins_are_left_out():
-    table = reliability(np.full(10, 0.35), [1] * 2 + [0] * 8, bins=10)
-    (row,) = table.itertuples(index=False)
-    assert (row.low, row.high, row.items, row.positive_rate) == pytest.approx((0.3, 0.4, 10, 0.2))
-    assert (row.rate_low, row.rate_high) == pytest.approx((0.0567, 0.5098), abs=5e-5)
-    assert reliability([], []).empty
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])

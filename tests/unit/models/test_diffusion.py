@@ -90,13 +90,6 @@ def test_an_item_depends_on_its_seed_and_prompt_alone():
     assert not torch.allclose(both[0], built.generate(PROMPTS[:1], [3])[0], atol=1e-2)
 
 
-def test_folding_into_channels_is_undone_by_decoding():
-    image = torch.rand(2, 1, 32, 32)
-    built = model()
-    assert built.encode(image).shape == (2, 4, 16, 16)
-    torch.testing.assert_close(built.decode(built.encode(image)), image)
-
-
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("kind", [model, latent])
 def test_training_learns_and_a_checkpoint_generates_the_same(kind, precision, autoencoder, tmp_path):
@@ -138,7 +131,7 @@ def test_the_loss_falls_on_a_batch_that_is_seen_again_and_again():
     built = model().train()
     optimizer = torch.optim.Adam(built.parameters(), 1e-2)
     image, time = torch.rand(4, 1, 32, 32), torch.tensor([100, 300, 500, 700])
-    clean, noise = built.encode(image), torch.randn(4, 4, 16, 16)
+    clean, noise = built.latents.encode(image, drawn=True), torch.randn(4, 4, 16, 16)
     losses = []
     for _ in range(30):
         loss = built.losses(clean, [PROMPTS[0]] * 4, time, noise).mean()
@@ -220,8 +213,8 @@ def test_what_stands_still_is_computed_once(tmp_path, monkeypatch):
     folder = exported(latent(), tmp_path / "saved")
     tuned = Diffusion(pretrained=folder)
     calls = {"vae": 0, "text": 0}
-    encode, text = tuned._moments_of, tuned.embed
-    monkeypatch.setattr(tuned, "_moments_of", lambda i: (calls.update(vae=calls["vae"] + len(i)), encode(i))[1])
+    encode, text = tuned.latents.moments, tuned.embed
+    monkeypatch.setattr(tuned.latents, "moments", lambda i: (calls.update(vae=calls["vae"] + len(i)), encode(i))[1])
     monkeypatch.setattr(tuned, "embed", lambda t: (calls.update(text=calls["text"] + len(t)), text(t))[1])
     data = phantom()
     trainer(tmp_path, max_epochs=3, precision="bf16-mixed").fit(tuned, data)
@@ -230,7 +223,7 @@ def test_what_stands_still_is_computed_once(tmp_path, monkeypatch):
     assert calls["text"] <= len(captions) + 1  # that of no text
     augmented = Diffusion(pretrained=folder)
     trainer(tmp_path, max_epochs=2).fit(augmented, phantom(augment=True))
-    assert len(augmented._moments) == len(data.images["val"])
+    assert len(augmented.latents.kept) == len(data.images["val"])
 
 
 def test_lora_trains_little_and_keeps_little(tmp_path):

@@ -99,6 +99,19 @@ def test_reliability_is_scikit_learns_with_intervals_around_it(folder):
     np.testing.assert_allclose(drawn["x"], mean, atol=1e-4)
     np.testing.assert_allclose(drawn["y"], rate, atol=1e-4)
     assert min(drawn["error_y"]["array"] + drawn["error_y"]["arrayminus"]) >= 0
+    gaps = np.abs(np.subtract(drawn["y"], drawn["x"]))
+    expected = run.section("metrics")["test/ece/Pneumonia"]
+    assert np.average(gaps, weights=drawn["customdata"]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("groups", [2, 20])
+def test_many_groups_too_small_to_be_judged_are_folded_away(fresh, groups):
+    row = {"attribute": "age_band", "finding": "Pneumonia", "judged": False, "why": "2 positives, fewer than 20"}
+    edit(fresh, fairness={"groups": [row | {"group": f"g{n}"} for n in range(groups)]})
+    text = page(fresh)
+    assert f"Groups too small to be judged: {groups}" in text
+    assert "age band g0: 2 positives, fewer than 20 (Pneumonia)" in text
+    assert ("<details open><summary>Groups too small" in text) == (groups == 2)
 
 
 def test_slider_counts_are_scikit_learns_at_each_stop(folder):
@@ -286,9 +299,9 @@ def test_other_findings_are_exported_the_same(tmp_path):
         ("results.json", "[]", "results.json is damaged"),
         ("results.json", '{"metrics": [1]}', "metrics must be objects"),
         ("predictions.csv", "id,x\n1,2\n", "no column split"),
-        ("predictions.csv", "x\n", "no column split; no column id; no column of a finding's probability"),
+        ("predictions.csv", "x\n", "no column split; no column id; no column of a finding's probability; delete"),
         ("predictions.csv", "split,A label,A probability,A decision\ntest,1,0.5,1\n", "no column id"),
-        ("predictions.csv", "split,id\ntest,1\n", "no column of a finding's probability"),
+        ("predictions.csv", "split,id\ntest,1\n", "damaged: no column of a finding's probability; delete"),
         ("predictions.csv", "split,id,A label,A probability\ntest,1,0,oops\n", "A decision"),
         ("predictions.csv", "split,id,A label,A probability,A decision\ntest,1,0,1.5,1\n", "outside 0 to 1"),
         ("gradcam/gallery.csv", "file\nx.png\n", "no column id"),
