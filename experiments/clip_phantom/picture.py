@@ -34,5 +34,5 @@ def draw(report, figures, path):
         page.goto(report.resolve().as_uri())
         page.evaluate(DRAW, figures)
         page.wait_for_selector(".tile:last-child .scatterlayer .trace")
-        page.screenshot(path=path, full_page=True)
+        page.locator(".tiles").screenshot(path=path)
         browser.close()

@@ -53,11 +53,11 @@ def falls(record, rows):
     """Of each corruption the level that costs most mean AUROC, and what it costs, with its interval."""
     means = [row for row in rows if row["finding"] == "macro" and not row["undisturbed"]]
     worst = {row["corruption"]: row for row in sorted(means, key=lambda row: row["auroc_drop"])}
-    fallen = {name: cell(record, f"robustness/{name}/{row['level']}/auroc_drop/macro") for name, row in worst.items()}
-    return {
-        name: f"{fallen[name]}<br>at {row['level'].replace('_', ' ')} {row['unit']}".rstrip()
-        for name, row in worst.items()
-    }
+    found = {}
+    for name, row in worst.items():
+        at = row["level"].replace("_", " ") + (f" ({row['unit']})" if row["unit"] else "")
+        found[name] = f"{cell(record, f'robustness/{name}/' + row['level'] + '/auroc_drop/macro')}<br>at {at}"
+    return found
 
 
 def main():
