@@ -49,6 +49,7 @@ def ours(folder):
     from mmpds.callbacks.timing_section import combine
     from mmpds.data.module import ImageData
     from mmpds.data.phantom import Phantom
+    from mmpds.models import vocabulary
     from mmpds.models.clip import Clip
     from mmpds.stages import has_bfloat16
 
@@ -58,7 +59,7 @@ def ours(folder):
     data = ImageData(Phantom, predict_root=folder, size=SIZE, batch_size=BATCH, cache_dir=None)
     data.setup("predict")
     model = Clip(["Pneumonia"], size=SIZE, vision=VISION, text=TEXT).eval()
-    model._directions = torch.zeros(1, 512)
+    model.tokenizer = vocabulary.learn(model.findings, vocabulary.SMALLEST, 77)
     half = has_bfloat16("cpu")
     trainer = partial(
         pl.Trainer, accelerator="cpu", devices=1, precision="bf16-mixed" if half else "32-true", logger=False,
@@ -100,7 +101,8 @@ def loop(folder, tuned=False):
     images = ((images - model.image_mean) / model.image_std).expand(-1, 3, -1, -1).contiguous()
     size = BATCH if tuned else PLAIN_BATCH
     if tuned:
-        theirs, images = theirs.to(torch.bfloat16 if half else torch.float32), images.to(torch.bfloat16)
+        dtype = torch.bfloat16 if half else torch.float32
+        theirs, images = theirs.to(dtype), images.to(dtype)
 
     def run():
         with torch.inference_mode():

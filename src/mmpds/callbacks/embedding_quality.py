@@ -28,7 +28,8 @@ class EmbeddingQuality(Callback):
     The model gives `embedding` in its test step, and has `embed_images` and `embed_texts`.
 
     Args:
-        ks: of recall@k, image to text and text to image; the captions of the test split are the texts. None for none.
+        ks: of recall@k, image to text and text to image; the captions of the test split are the texts, and images
+            without one are left out. None for none.
         shots: of the few-shot classifiers, which learn from the training split, as the linear probe. None for none.
         replicates: of the bootstrap behind the intervals.
         seed: of the bootstrap and of the examples.
@@ -62,12 +63,15 @@ class EmbeddingQuality(Callback):
             return
         group, label = images.table["group"].to_numpy(), images.label.numpy()
         parts = []
-        if self.ks and len(set(images.caption)) > 1:
+        told = [row for row, text in enumerate(images.caption) if text]
+        captions = [images.caption[row] for row in told]
+        if self.ks and len(set(captions)) > 1:
             with torch.inference_mode():
-                text = pl_module.embed_texts(images.caption).cpu().numpy()  # type: ignore[operator]
-            same, _ = pd.factorize(pd.Series(images.caption))
+                text = pl_module.embed_texts(captions).cpu().numpy()  # type: ignore[operator]
+            same, _ = pd.factorize(pd.Series(captions))
             parts.append(retrieval(
-                test, text, caption_id=same, group=group, ks=self.ks, replicates=self.replicates, seed=self.seed,
+                test[told], text, caption_id=same, group=group[told], ks=self.ks, replicates=self.replicates,
+                seed=self.seed,
             ))  # fmt: skip
         if train is not None:
             parts.append(probe(

@@ -6,23 +6,21 @@ Shapes: B = batch, H = W = pixels a side, C = findings, D = width of an embeddin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from mmpds.data.batch import Batch
-from mmpds.models import vocabulary
+from mmpds.models import clip_network, vocabulary
 from mmpds.models.contrastive import LOSSES, contrast, names
 from mmpds.models.detector import Detector
 from mmpds.models.fingerprint import fingerprint
 from mmpds.models.optimization import adamw, attention
-from mmpds.models.pipelines import had
 from mmpds.models.zero_shot import class_embeddings, sentences
 
 MAX_LOG_SCALE = 4.6052
@@ -48,7 +46,7 @@ class Clip(Detector):
         text: arguments of transformers.CLIPTextConfig; `max_position_embeddings` is the longest text, in tokens.
         width: D.
         stem: `patch`, one convolution as published, or `convolutions`: a few small ones, with which small vision
-            transformers learn sooner (Xiao et al., NeurIPS 2021).
+            transformers learn sooner (Xiao et al., NeurIPS 2021); `pretrained` weights keep their own.
         tokenizer: a folder of CLIPTokenizer, or the file of OpenAI's merges (bpe_simple_vocab_16e6.txt.gz); None: the
             vocabulary is learnt from the training captions.
         loss: `info_nce` or `siglip` (see `contrastive`).
@@ -80,34 +78,22 @@ class Clip(Detector):
             raise ValueError(f"loss={loss}: choose from {', '.join(LOSSES)}")
         self._tokenizer: CLIPTokenizer | None = None
         if pretrained:
-            with had("model.pretrained", pretrained):
-                self.clip = CLIPModel.from_pretrained(pretrained, use_safetensors=True, dtype=torch.float32)
-                self.tokenizer = CLIPTokenizer.from_pretrained(pretrained)
+            self.clip, self.tokenizer = clip_network.load(pretrained)
+            stem = "patch"
         else:
-            vision = {"num_channels": 1} | dict(vision or {}) | {"image_size": size}
-            text = dict(text or {})
-            if pieces := text.get("vocab_size"):  # until there is a tokenizer
-                text = {"bos_token_id": pieces - 2, "eos_token_id": pieces - 1, "pad_token_id": pieces - 1} | text
-            self.clip = CLIPModel(CLIPConfig(
-                text_config=text, vision_config=vision, projection_dim=width,
-                logit_scale_init_value=2.3026 if loss == "siglip" else 2.6592,
-            ))  # fmt: skip
+            log_scale = 2.3026 if loss == "siglip" else 2.6592
+            self.clip = clip_network.build(size, vision or {}, text or {}, width, stem, log_scale)
             if isinstance(tokenizer, str):
                 self.tokenizer = vocabulary.published(tokenizer, self.clip.config.text_config.max_position_embeddings)
         known = self.clip.config
         # primitives only, and all sizes: the checkpoint then loads alone, with weights_only=True
         self.save_hyperparameters({
             "findings": list(findings), "pretrained": None, "size": known.vision_config.image_size,
-            "vision": primitives(known.vision_config), "text": primitives(known.text_config),
+            "vision": clip_network.primitives(known.vision_config), "text": clip_network.primitives(known.text_config),
             "width": known.projection_dim, "stem": stem, "tokenizer": None, "loss": loss,
             "zero_shot": dict(zero_shot or {}), "calibration": calibration, "threshold": dict(threshold or {}),
             "learning_rate": learning_rate, "weight_decay": weight_decay, "warmup_fraction": warmup_fraction,
         })  # fmt: skip
-        if stem == "convolutions":
-            embeddings = self.clip.vision_model.embeddings
-            embeddings.patch_embedding = ConvStem(
-                known.vision_config.num_channels, known.vision_config.hidden_size, known.vision_config.patch_size
-            )
         grey = known.vision_config.num_channels == 1
         self.register_buffer("image_mean", torch.tensor([0.5] if grey else OPENAI_CLIP_MEAN).view(-1, 1, 1))
         self.register_buffer("image_std", torch.tensor([0.25] if grey else OPENAI_CLIP_STD).view(-1, 1, 1))
@@ -304,40 +290,3 @@ class Clip(Detector):
         """Undo `on_save_checkpoint`."""
         if "vocabulary" in checkpoint:
             self.tokenizer = vocabulary.restored(checkpoint["vocabulary"])
-
-
-class ConvStem(nn.Sequential):
-    """From pixels to patches in steps of two, float [B, channels, H, W] to [B, width, H / patch, W / patch].
-
-    Args:
-        channels: of the image.
-        width: of the vision transformer.
-        patch: pixels a side of a patch, a power of two.
-
-    Raises:
-        ValueError: `patch` is none.
-    """
-
-    def __init__(self, channels: int, width: int, patch: int) -> None:
-        halvings = patch.bit_length() - 1
-        if patch != 2**halvings or not halvings:
-            raise ValueError(f"vision.patch_size={patch}: stem=convolutions halves the image; give a power of two")
-        widths = [channels, *(max(16, width >> (halvings - 1 - step)) for step in range(halvings))]
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.GroupNorm(1, after), nn.GELU()]
-        super().__init__(*layers, nn.Conv2d(widths[-1], width, 1))
-
-    @property
-    def weight(self) -> Tensor:
-        """Where transformers looks for the type of the weights."""
-        return self[0].weight  # type: ignore[return-value]
-
-
-def primitives(config: Any) -> dict[str, Any]:
-    """What of a configuration of transformers differs from its defaults, as numbers, texts, lists and dictionaries."""
-    return {
-        name: value
-        for name, value in config.to_diff_dict().items()
-        if isinstance(value, int | float | str | bool | list) and name not in ("transformers_version", "model_type")
-    }

@@ -49,6 +49,8 @@ def sentences(
         if unknown := set(sides) - set(SIDES):
             wrong.append(f"classes.{name}: {', '.join(sorted(unknown))}: give positive, negative")
         wrong += [f"classes.{name}.{side}: is empty; give a text" for side, texts in sides.items() if not texts]
+    if classes and not set(classes) & set(findings):
+        wrong.append(f"classes: {', '.join(classes)}: none is a finding here; choose from {', '.join(findings)}")
     if wrong:
         raise ValueError("; ".join(f"zero_shot.{each}" for each in wrong))
     found = {}
@@ -56,7 +58,7 @@ def sentences(
         own = finding.lower()
         stated = {"positive": own, "negative": f"no {own}"} | dict(classes.get(finding, {}))
         texts = {side: [texts] if isinstance(texts, str) else list(texts) for side, texts in stated.items()}
-        spread = {side: [each.format(text) for each in templates for text in texts[side]] for side in SIDES}
+        spread = {side: [each.replace("{}", text) for each in templates for text in texts[side]] for side in SIDES}
         found[finding] = Sentences(spread["positive"], [] if exclusive else spread["negative"])
     return found
 

@@ -139,6 +139,16 @@ def test_the_exported_folder_is_transformers_own_and_is_read_back(tmp_path):
     json.dumps(dict(again.hparams))
 
 
+def test_pretrained_weights_keep_their_own_stem(tmp_path):
+    """The yaml's default stem is of training from scratch."""
+    clip = model(vision=VISION | {"num_channels": 3})
+    clip.save_pretrained(tmp_path / "clip")
+    again = Clip(findings=FINDINGS, pretrained=str(tmp_path / "clip"), stem="convolutions").eval()
+    with torch.no_grad():
+        assert torch.equal(again.embed_images(images()), clip.embed_images(images()))
+    assert again.hparams["stem"] == "patch"
+
+
 def test_a_stem_that_transformers_does_not_know_is_not_exported(tmp_path):
     with pytest.raises(ValueError, match="stem"):
         model(stem="convolutions").save_pretrained(tmp_path / "no")

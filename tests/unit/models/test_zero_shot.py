@@ -51,3 +51,12 @@ def test_all_that_is_wrong_is_told_at_once():
     with pytest.raises(ValueError, match=r"write \{\}.*give positive, negative.*is empty") as told:
         sentences(["A"], templates=["an x-ray"], classes={"A": {"posative": "a", "negative": []}})
     assert "zero_shot.templates" in str(told.value)
+
+
+def test_sentences_of_other_findings_are_told():
+    with pytest.raises(ValueError, match=r"zero_shot\.classes: Head.*choose from Effusion"):
+        sentences(["Effusion"], classes={"Head": {"positive": "brain"}})
+
+
+def test_braces_of_a_text_are_left_alone():
+    assert sentences(["Effusion"], templates=["{} {x}"])["Effusion"].positive == ["effusion {x}"]
