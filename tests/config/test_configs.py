@@ -213,7 +213,7 @@ def test_weights_that_saw_another_split_are_refused(tmp_path):
 
 
 def test_an_archive_needs_its_folder_and_a_model_of_images_and_texts():
-    wrong = ("experiment=embed", "model=densenet121", "callbacks=embeddings", "callbacks.embeddings.dtype=float8")
+    wrong = ("stages=[predict]", "callbacks=embeddings", "callbacks.embeddings.dtype=float8")
     found = {problem.key: problem.cure for problem in check.config_problems(composed(*wrong), World())}
     assert "model=clip" in found["callbacks.embeddings"]
     assert "archive" in found["callbacks.embeddings.archive"]

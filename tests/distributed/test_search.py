@@ -65,6 +65,7 @@ def held(place, archive):
     return dict(zip(names, np.concatenate(opened.vectors()).astype(np.float32), strict=True))
 
 
+@pytest.mark.timeout(600)
 def test_two_ranks_build_what_one_does_though_one_is_killed(place):
     done = build(place, "one", "trainer=cpu_seq")
     assert done.returncode == 0, done.stderr
