@@ -85,6 +85,15 @@ def finished(run_dir, *overrides):
     return results.read(run_dir)
 
 
+def training_time(record):
+    """How long a fit took, by the clock and by its cores: other work on the machine lengthens the first alone."""
+    timing, used = record["timing"], record["world_size"] * record["threads_per_rank"]
+    return (
+        f"{timing['fit_s'] / 60:.0f} minutes on {used} core{'s' * (used > 1)} of {record['hardware']['cpu']} "
+        f"({timing['cpu_s'] / 60:.0f} core minutes)"
+    )
+
+
 def compared(rates, pairs):
     """Each ratio within one round: its median and spread over the rounds.
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import finished
+from measure import finished, training_time
 from picture import draw
 
 from mmpds import results
@@ -82,11 +82,10 @@ def main():
         [shown, *(cell(clip, f"{way}/recall@{k}") for k in (1, 5, 10)), cell(clip, f"{way}/recall_chance@10")]
         for shown, way in (("image to text", "image_to_text"), ("text to image", "text_to_image"))
     ]
-    hardware, timing = results.hardware([], cores()), trained["timing"]
+    hardware = results.hardware([], cores())
     title = (
         f"{clip['counts']['test/items']:,} images of held-out patients; CLIP was trained from scratch for "
-        f"{timing['fit_s'] / 60:.0f} minutes on {clip['world_size'] * clip['threads_per_rank']} core of "
-        f"{trained['hardware']['cpu']}"
+        f"{training_time(trained)}"
     )
     shown = [(title, heads, aurocs), ("Retrieval among them", found, retrieved)]
     for heading, columns, rows in shown:

@@ -20,7 +20,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import finished
+from measure import finished, training_time
 
 from mmpds import results
 from mmpds.console import ranged, table
@@ -123,10 +123,9 @@ def main():
     rates, differences = speeds(checkpoint)
 
     best, hardware = records[DEFAULT], results.hardware([], cores())
-    ranks, threads = trained["world_size"], trained["threads_per_rank"]
     title = (
         f"{best['counts']['test/items']:,} captions of held-out patients; the generator was trained for "
-        f"{trained['timing']['fit_s'] / 60:.0f} minutes on {ranks * threads} cores of {trained['hardware']['cpu']}; "
+        f"{training_time(trained)}; "
         f"the judge is a DenseNet-121 trained on other phantoms ({best['extractor']})"
     )
 
