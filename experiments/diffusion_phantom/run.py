@@ -132,16 +132,20 @@ def main():
     def named(record, name, digits=3):
         return ranged(record["metrics"].get(f"test/{name}"), record["intervals"].get(f"test/{name}"), "<br>", digits)
 
-    heads = ["against held-out images", "generator", "untrained", "real training images"]
+    heads = ["against held-out images", "generator", "untrained", "real training images", "the same, labels shuffled"]
     distances = [
-        [shown, named(best, name), named(untrained, name), named(best, f"{name}_real")]
+        [shown, named(best, name), named(untrained, name), named(best, f"{name}_real"), "–"]
         for shown, name in (("FID", "fid"), ("KID", "kid"))
     ]
     distances += [
-        [shown, named(best, name), named(untrained, name), real]
+        [shown, named(best, f"{name}/macro"), named(untrained, f"{name}/macro"), named(best, f"{name}_real/macro"),
+         named(best, f"{name}_shuffled/macro")]
+        for shown, name in (("FID in a finding, mean", "class_fid"), ("KID in a finding, mean", "class_kid"))
+    ]  # fmt: skip
+    distances += [
+        [shown, named(best, name), named(untrained, name), real, "–"]
         for shown, name, real in (
             ("prompt fidelity, mean", "fidelity/macro", named(best, "fidelity_real/macro")),
-            ("KID in a finding, mean", "class_kid/macro", named(best, "class_kid_real/macro")),
             ("MS-SSIM of pairs (1: no diversity)", "ms_ssim/generated", named(best, "ms_ssim/real")),
             ("near duplicates of training images", "near_duplicates/features", "0.010"),
         )
