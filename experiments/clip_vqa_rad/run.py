@@ -58,7 +58,7 @@ def answered(run_dir):
     }
     asked = closed_questions(data)
     yes, no = (model.embed_texts([f"{text} {answer}" for text in asked["question"]]) for answer in ("yes", "no"))
-    seen = image["test"][asked["row"].to_numpy()]
+    seen = image["test"][asked["row"].tolist()]
     blind = torch.nn.functional.normalize(image["train"].mean(0), dim=0)
     kinds = {shown: asked["question_type"].to_numpy() == kind for kind, shown in KINDS.items()}
     kinds |= {f"names “{word}”": asked["question"].str.lower().str.contains(word).to_numpy() for word in WORDS}

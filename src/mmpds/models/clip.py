@@ -253,12 +253,8 @@ class Clip(Detector):
         try:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
             self.on_load_checkpoint(checkpoint)
-            own = {
-                name.removeprefix("clip."): v
-                for name, v in checkpoint["state_dict"].items()
-                if name.startswith("clip.")
-            }
-            self.clip.load_state_dict(own)
+            kept = checkpoint["state_dict"].items()
+            self.clip.load_state_dict({n.removeprefix("clip."): v for n, v in kept if n.startswith("clip.")})
             if self.tokenizer is None:
                 raise ValueError("it has no vocabulary")
         except Exception as error:  # a damaged file raises anything
@@ -282,11 +278,15 @@ class Clip(Detector):
         self.tokenizer.save_pretrained(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the vocabulary."""
+        """Keep the vocabulary, and the sentences that thresholds and calibration are of."""
+        checkpoint["sentences"] = {finding: list(map(list, each)) for finding, each in self.sentences.items()}
         if self.tokenizer is not None:
             checkpoint["vocabulary"] = vocabulary.state(self.tokenizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Undo `on_save_checkpoint`."""
+        """Undo `on_save_checkpoint`; of other sentences thresholds and calibration are yet to be fitted."""
         if "vocabulary" in checkpoint:
             self.tokenizer = vocabulary.restored(checkpoint["vocabulary"])
+        if checkpoint.get("sentences") not in (None, {f: list(map(list, each)) for f, each in self.sentences.items()}):
+            fitted = ("threshold.", "calibration.")
+            checkpoint["state_dict"] |= {n: v for n, v in self.state_dict().items() if n.startswith(fitted)}

@@ -103,6 +103,9 @@ def test_other_sentences_may_be_given_for_a_checkpoint(tmp_path):
     asked = {"zero_shot": {"classes": {"Pneumonia": {"positive": "enlarged heart"}}}, "threshold": {"rule": "f1"}}
     again = Clip.load_from_checkpoint(tmp_path / "c.ckpt", weights_only=True, **Clip.restated(asked))
     assert again.sentences["Pneumonia"].positive == ["enlarged heart"]
+    assert not again.threshold.fitted  # those of the checkpoint are of other sentences
+    again = Clip.load_from_checkpoint(tmp_path / "c.ckpt", weights_only=True, zero_shot={})
+    assert torch.equal(again.threshold.value, clip.threshold.value)
 
 
 def test_training_on_changes_what_sentences_mean(tmp_path):
