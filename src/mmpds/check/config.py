@@ -27,7 +27,7 @@ def config_problems(cfg: DictConfig, world: World) -> list[Problem]:
     alone = {"ranks", "data.batch_size"} & wrong or "batch_size" not in cfg.data
     size = world.size if launched else 1 if alone else ranks(cfg)
     found = [*faults, *model_problems(cfg), *generation_problems(cfg), *contrastive_problems(cfg)]
-    if "evaluate" in cfg.stages or "predictions" in set(cfg.data):  # `in cfg.data` is false of ???
+    if "evaluate" in cfg.stages or {"predictions", "answers"} & set(cfg.data):  # `in cfg.data` is false of ???
         return [*found, *stored_problems(cfg, size)]
     if not has_prompts(cfg):
         found += data_problems(cfg)

@@ -55,7 +55,7 @@ class FusedAttention(BlipAttention):
 class MaskedAttention(BlipTextAttention):
     """The attention of transformers' BLIP, whose own forgets the mask where it attends to an encoder's states."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None, past_key_values: Any = None, **_: Any,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip

@@ -99,7 +99,7 @@ def judge(table: pd.DataFrame, label: np.ndarray, findings: Sequence[str], repli
         seed: of the bootstrap.
     """
     group, asked = table["group"].to_numpy(), "question" in table
-    known = table["answer"] != ""
+    known, ids = table["answer"] != "", set(table["id"])
     parts = []
     if asked:
         parts.append(judge_answers(table, group, replicates, seed))
@@ -119,7 +119,7 @@ def judge(table: pd.DataFrame, label: np.ndarray, findings: Sequence[str], repli
         said = np.stack([named(text, names) for text in table["prediction"]])
     if not np.isnan(truth).all():
         parts.append(hallucination(said, truth, names, table["group"].to_numpy(), replicates, seed))
-    counts = {"items": len(label), "groups": len(set(group))}
+    counts = {"items": len(ids), "groups": len(set(group))}
     return Evaluation(
         {name: value for part in parts for name, value in part.metrics.items()},
         {name: span for part in parts for name, span in part.intervals.items()},
