@@ -31,6 +31,7 @@ lint: .venv/ready ## check style, formatting and types
 bench: .venv/ready ## measure speed against plain and hand-tuned loops, threads and MPI
 	$(BIN)/python experiments/throughput/run.py
 	$(BIN)/python experiments/generation_speed/run.py
+	$(BIN)/python experiments/blip_speed/run.py
 
 lock: ## renew requirements.lock from pyproject.toml
 	$(UV) compile --quiet --upgrade --all-extras --universal --python-version 3.11 --generate-hashes \
