@@ -33,6 +33,7 @@ bench: .venv/ready ## measure speed against plain and hand-tuned loops, threads 
 	$(BIN)/python experiments/generation_speed/run.py
 	$(BIN)/python experiments/search_speed/run.py
 	$(BIN)/python experiments/embedding_speed/run.py
+	$(BIN)/python experiments/blip_speed/run.py
 
 lock: ## renew requirements.lock from pyproject.toml
 	$(UV) compile --quiet --upgrade --all-extras --universal --python-version 3.11 --generate-hashes \

@@ -119,6 +119,7 @@ def print_results(result: Mapping[str, Any], run_dir: Path) -> None:
         table(title, ["finding", "n+", *SHOWN.values()], rows)
     if "predict/images" in counts or "extractor" in result:
         _print_generated(result, run_dir)
+    _print_written(result)
     if (false := figure(result, "test/false_positive_rate/No Finding", " in ")) != MISSING:
         say_out(f"  normal images flagged for any finding: {false}")
     if points := [row for row in result.get("operating_points", []) if row["finding"] == "macro"]:
@@ -146,6 +147,17 @@ def _print_generated(result: Mapping[str, Any], run_dir: Path) -> None:
             table(drawn.caption, heads, [["\n".join(filter(None, cell)) for cell in row] for row in drawn.rows])
     if made := generation.counted(result.get("counts", {})):
         say_out(f"  {made}")
+
+
+def _print_written(result: Mapping[str, Any]) -> None:
+    """How good answers and captions are; the same tables as in the report."""
+    if not any(name.startswith(("test/accuracy/", "test/rouge_l", "test/omission/")) for name in result["metrics"]):
+        return
+    from mmpds.report import writing
+
+    for drawn in (writing.answers(result), writing.similarity(result), writing.findings(result)):
+        if drawn:
+            table(drawn.caption, drawn.heads, [["\n".join(filter(None, cell)) for cell in row] for row in drawn.rows])
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:

@@ -35,7 +35,11 @@ def run(cfg: DictConfig, world: World) -> int:
         reuse_memory()
     try:
         started = record.get("started", time.time())
-        if "evaluate" in cfg.stages:
+        if "answers" in cfg.data:
+            from mmpds.stored_answers import evaluate_answers
+
+            record |= evaluate_answers(cfg, started)
+        elif "evaluate" in cfg.stages:
             from mmpds.evaluation import evaluate_stored
 
             record |= evaluate_stored(cfg, started)

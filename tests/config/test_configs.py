@@ -53,7 +53,7 @@ def test_every_experiment_goes_with_every_trainer(experiment, trainer):
     assert "evaluate" in cfg.stages or get_class(cfg.model._target_)
     keys = {problem.key for problem in check.config_problems(cfg, World())}
     # without a GPU, a Slurm and data on this machine, that is all that may be wrong
-    lacking = {"data.root", "data.predict_root", "data.predictions", "init_from", "checkpoint"}
+    lacking = {"data.root", "data.predict_root", "data.predictions", "data.answers", "init_from", "checkpoint"}
     lacking |= {"callbacks.embeddings.archive"}
     assert keys <= lacking | {"trainer", "trainer.launcher", "ranks"}
 
@@ -97,6 +97,10 @@ EVALUATE = ("experiment=evaluate_predictions", f"data.predictions={__file__}")
         ([*EVALUATE, "trainer.threads=0"], "trainer.threads", "above zero"),
         (["experiment=demo", "stages=[evaluate]"], "data", "data=predictions"),
         (["model=none"], "model", "model=densenet121"),
+        (["experiment=evaluate_answers"], "data.answers", "data.answers=FILE"),
+        (["experiment=evaluate_answers", "data.answers=/nowhere"], "data.answers", "no such file"),
+        (["experiment=blip_vqa_phantom", "model.lora_rank=4"], "model.lora_rank", "model.pretrained=FOLDER"),
+        (["experiment=blip_vqa_phantom", "data.size=32"], "data.size", "give data.size=64"),
     ],
 )
 def test_problems_name_the_key_and_the_cure(overrides, key, cure):

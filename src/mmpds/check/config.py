@@ -33,7 +33,7 @@ def config_problems(cfg: DictConfig, world: World) -> list[Problem]:
         *contrastive_problems(cfg),
         *archive_problems(cfg),
     ]
-    if "evaluate" in cfg.stages or "predictions" in set(cfg.data):  # `in cfg.data` is false of ???
+    if "evaluate" in cfg.stages or {"predictions", "answers"} & set(cfg.data):  # `in cfg.data` is false of ???
         return [*found, *stored_problems(cfg, size)]
     if not has_prompts(cfg):
         found += data_problems(cfg)

@@ -20,13 +20,21 @@ def contrasts(cfg: DictConfig) -> bool:
     return "zero_shot" in cfg.model
 
 
+def writes(cfg: DictConfig) -> bool:
+    """Whether the model writes texts of images."""
+    return "longest" in cfg.model
+
+
 def contrastive_problems(cfg: DictConfig) -> list[Problem]:
     """What keeps such a model from learning or from judging; nothing where there is none."""
-    if not contrasts(cfg):
+    if not (contrasts(cfg) or writes(cfg)):
         return []
     model, found = cfg.model, []
-    if (loss := model.loss) not in LOSSES:
+    if contrasts(cfg) and (loss := model.loss) not in LOSSES:
         found.append(Problem("model.loss", loss, nearest(str(loss), LOSSES)))
+    if writes(cfg) and model.lora_rank and not (model.pretrained or cfg.checkpoint):
+        cure = "it adds to pretrained weights: give model.pretrained=FOLDER"
+        found.append(Problem("model.lora_rank", model.lora_rank, cure))
     if (stem := model.stem) not in STEMS:
         found.append(Problem("model.stem", stem, nearest(str(stem), STEMS)))
     if isinstance(source := model.pretrained, str) and source.startswith(("/", ".", "~")):
@@ -37,7 +45,7 @@ def contrastive_problems(cfg: DictConfig) -> list[Problem]:
     if not (model.pretrained or cfg.checkpoint) and size != model.size:
         cure = f"the model sees {model.size} pixels a side: give data.size={model.size}, or model.size={size}"
         found.append(Problem("data.size", size, cure))
-    for text in model.zero_shot.get("templates") or []:
+    for text in model.get("zero_shot", {}).get("templates") or []:
         if "{}" not in str(text):
             found.append(Problem("model.zero_shot.templates", text, "write {} where the finding goes"))
     return found

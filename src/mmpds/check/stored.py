@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmpds.check.problem import Problem, is_file
+from mmpds.check.problem import Problem, exists, is_file
 from mmpds.check.trainer import thread_problems
 
 if TYPE_CHECKING:
@@ -19,7 +19,14 @@ def stored_problems(cfg: DictConfig, size: int) -> list[Problem]:
     if list(cfg.stages) != ["evaluate"]:
         cure = "evaluate stands alone, and predictions of a file have no images to fit or test: give stages=[evaluate]"
         found.append(Problem("stages", cfg.stages, cure))
-    if "predictions" not in set(data):
+    if "answers" in set(data):
+        if OmegaConf.is_missing(data, "answers") or data.answers is None:
+            cure = "give a run's texts.csv, or a CSV or JSON of id and answer with data.root: data.answers=FILE"
+            found.append(Problem("data.answers", "???", cure))
+        else:
+            found += is_file("data.answers", data.answers)
+        found += exists("data.root", data.root, "folder")
+    elif "predictions" not in set(data):
         found.append(Problem("data", "", "stages has evaluate: give data=predictions data.predictions=FILE"))
     else:
         if OmegaConf.is_missing(data, "predictions") or data.predictions is None:

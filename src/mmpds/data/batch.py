@@ -32,6 +32,19 @@ class Batch(TypedDict):
     index: Tensor
 
 
+class AskedBatch(Batch):
+    """What a model that answers questions receives: images, each with any number of questions.
+
+    question: B lists of texts.
+    answer: B lists of texts, "" where it is not known.
+    asked: B lists of int, each question's row in its split's table of questions.
+    """
+
+    question: list[list[str]]
+    answer: list[list[str]]
+    asked: list[list[int]]
+
+
 class PromptBatch(TypedDict):
     """What a generator receives for prediction.
 
@@ -68,6 +81,10 @@ class Source(Protocol):
 
     Where a source knows where findings are, it also has `boxes`: a table of `id`, `finding`, and `x, y, w, h` of left
     edge, top edge, width and height as fractions of the image.
+
+    Where a source knows questions, it also has `questions`: a table of `image_name` (an id), `qid` (int, unique),
+    `question`, `answer`, `answer_type` ("CLOSED" or "OPEN"), `question_type`, `image_organ`, and, where there is an
+    official split of questions, `split` ("train" or "test").
     """
 
     table: pd.DataFrame

@@ -98,6 +98,11 @@ class Rows:
         """The source's boxes, by id; None where it has none."""
         return getattr(self.source, "boxes", None)
 
+    @property
+    def questions(self) -> pd.DataFrame | None:
+        """The source's questions, by image_name; None where it has none."""
+        return getattr(self.source, "questions", None)
+
     def image(self, row: int, size: int) -> np.ndarray:
         """See `Source.image`."""
         return self.source.image(int(self.rows[row]), size)
@@ -136,6 +141,11 @@ class CachedSource:
     def boxes(self) -> pd.DataFrame | None:
         """The source's boxes, by id; None where it has none."""
         return getattr(self.source, "boxes", None)
+
+    @property
+    def questions(self) -> pd.DataFrame | None:
+        """The source's questions, by image_name; None where it has none."""
+        return getattr(self.source, "questions", None)
 
     @property
     def empty(self) -> np.ndarray:

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mmpds.data.batch import PADDING, Batch, Source
 from mmpds.data.cache import open_source
@@ -25,6 +25,8 @@ SPLITS = ("train", "val", "test")
 
 class Images(Dataset[Any]):
     """The rows of one split of a source; an item, of which the loader makes a `Batch`, is drawn by a `Draw`."""
+
+    collate = staticmethod(default_collate)
 
     def __init__(self, source: Source, rows: np.ndarray, findings: Sequence[str], size: int) -> None:
         self.source, self.rows, self.size = source, rows, size
@@ -147,7 +149,7 @@ class ImageData(pl.LightningDataModule):
     def _use_whole(self, name: str, source: Source) -> None:
         if name not in self.images:
             source, digests = self._open(source)
-            self.images[name] = self._images(source, np.arange(len(source.table)))
+            self.images[name] = self._images(name, source, np.arange(len(source.table)))
             if known := len(self._trained & set(digests)):
                 (self.leaked if name == "test" else self.notes).append(
                     f"{known} {name} images are byte-identical to training images"
@@ -168,11 +170,11 @@ class ImageData(pl.LightningDataModule):
             raise ValueError("the splits leak: " + "; ".join(found[:5]) + "; use data.split=own")
         for name in SPLITS:
             if name != "test" or self.test_source is None:
-                self.images[name] = self._images(source, np.flatnonzero(names == name))
+                self.images[name] = self._images(name, source, np.flatnonzero(names == name))
         self._trained = {digest for digest, name in zip(digests, names, strict=True) if name == "train"}
         self._patients = set(table["group"][names == "train"])
 
-    def _images(self, source: Source, rows: np.ndarray) -> Images:
+    def _images(self, name: str, source: Source, rows: np.ndarray) -> Images:
         if not len(rows):
             raise ValueError("data: a split has no images; give more images or other data.fractions")
         return Images(source, rows, self.findings, self.size)
@@ -234,7 +236,8 @@ class ImageData(pl.LightningDataModule):
 
     def _loader(self, images: Images, batches: TrainBatches | EvalBatches) -> DataLoader[Batch]:
         return DataLoader(
-            images, batch_sampler=batches, num_workers=self.workers, persistent_workers=self.workers > 0,
+            images, batch_sampler=batches, collate_fn=images.collate,
+            num_workers=self.workers, persistent_workers=self.workers > 0,
             # a forked worker may inherit a lock that MPI or OpenMP holds
             multiprocessing_context="spawn" if self.workers else None,
             pin_memory=torch.cuda.is_available(),

@@ -141,6 +141,29 @@ def interval(values: Array) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def ratios(
+    parts: Mapping[str, tuple[Array, Array]], group: ArrayLike, replicates: int, seed: int
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Values and 95 % intervals of sums divided by sums, from a bootstrap by group.
+
+    Args:
+        parts: name -> what is summed above and below, float [N] each; left out where nothing is below.
+        group: [N], the group of each item.
+        replicates: of the bootstrap; 0, or a single group, for no intervals.
+        seed: of the bootstrap.
+    """
+    known = {name: (above, below) for name, (above, below) in parts.items() if np.sum(below) > 0}
+    values = {name: float(np.sum(above) / np.sum(below)) for name, (above, below) in known.items()}
+    member, groups = pd.factorize(np.asarray(group), sort=True)
+    if not replicates or len(groups) < 2 or not known:
+        return values, {}
+    above, below = (np.stack([pair[side] for pair in known.values()]).astype(np.float64) for side in (0, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chunks = [(above @ weight) / (below @ weight) for weight in resamples(member, replicates, seed)]
+    found = dict(zip(known, (interval(row) for row in np.concatenate(chunks, axis=1)), strict=True))
+    return values, {name: span for name, span in found.items() if span}
+
+
 def _intervals(
     detection: Detection, metrics: Mapping[str, float], member: Array, replicates: int, seed: int
 ) -> tuple[dict[str, tuple[float, float]], list[str]]:

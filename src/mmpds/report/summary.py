@@ -37,6 +37,11 @@ def sentence(run: StoredRun) -> str:
     before = "" if status == "finished" else f"The run {ended}: {run.result.get('error') or 'no error was kept'}. "
     if run.generator:
         return before + generation.sentence(run.result)
+    if (right := metrics.get("test/accuracy/closed")) is not None:
+        guess = metrics.get("test/accuracy_blank/closed", metrics.get("test/accuracy_majority/closed"))
+        beside = "" if guess is None else f"; without looking at the image {100 * guess:.1f} %"
+        told = f"It answers {100 * right:.1f} % of {counts['test/questions/closed']:,} closed test questions right"
+        return f"{before}{told}{beside}."
     items, auroc = counts.get("test/items"), metrics.get("test/auroc/macro")
     if not items or auroc is None:
         seen = f" It predicted {len(run.predicted):,} images without a known answer." if len(run.predicted) else ""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmpds.report import generation, summary, tables
+from mmpds.report import generation, summary, tables, writing
 from mmpds.report.stored import StoredRun, column
 from mmpds.results import inert
 from mmpds.sweep import markdown
@@ -35,6 +35,7 @@ def markdown_report(run: StoredRun) -> str:
         tables.headline(run), *tables.operating_points(run), tables.gaps(run, True), tables.groups(run),
         tables.localization(run), tables.predictions(run), generation.quality(run.result),
         generation.classes(run.result), generation.fidelity(run.result), generation.gallery(run.manifest),
+        writing.answers(run.result), writing.similarity(run.result), writing.findings(run.result),
     ]  # fmt: skip
     for table in found:
         if table:

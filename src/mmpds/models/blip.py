@@ -1,0 +1,398 @@
+"""BLIP around transformers' own: texts written of images (Li et al., ICML 2022), captions or answers to questions.
+
+Shapes: B = batch of images, Q = questions, H = W = pixels a side, S = patches and one, D = width of a state.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipForQuestionAnswering
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from mmpds.data.batch import PADDING, AskedBatch, Batch
+from mmpds.metrics.text import correct
+from mmpds.models import wordpiece
+from mmpds.models.blip_layers import NormedEmbeddings, adapt, clip_tower
+from mmpds.models.clip import MAX_NORM
+from mmpds.models.clip_network import primitives
+from mmpds.models.fingerprint import fingerprint
+from mmpds.models.greedy import greedy
+from mmpds.models.optimization import adamw, attention
+from mmpds.models.pipelines import had
+
+LORA_TARGETS = ("query", "value", "qkv")
+TEXTS = 64
+"""Texts that are written at once."""
+IGNORED = -100
+"""A label that counts in no loss."""
+
+
+class Blip(pl.LightningModule):
+    """Writes a caption of each image: a vision transformer, and a text decoder that attends to what it sees.
+
+    Args:
+        pretrained: a hub id, or a folder of transformers; the sizes below are then its own. A checkpoint of training
+            holds all weights: it needs the folder no more.
+        size: H = W.
+        vision: arguments of transformers.BlipVisionConfig.
+        text: arguments of transformers.BlipTextConfig, of the question's encoder and of the decoder;
+            `max_position_embeddings` is the longest text, in tokens.
+        width: D, of images and texts alike.
+        stem: `patch`, one convolution as published, or `convolutions` (see `Clip`) with a norm behind it, as in CLIP.
+        tokenizer: a folder of BertTokenizer, or BERT's vocab.txt; None: the vocabulary is learnt from the training
+            texts.
+        longest: tokens of a text that it writes, at most.
+        lora_rank: above 0, only low-rank additions to queries and values learn (Hu et al. 2022).
+        learning_rate: of AdamW at its peak.
+        weight_decay: of AdamW.
+        warmup_fraction: share of the steps until that peak.
+
+    Raises:
+        ValueError: an argument's value cannot work; the text names it and the cure.
+    """
+
+    task = "text"
+    network: Any = BlipForConditionalGeneration
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(
+        self, pretrained: str | None = None, size: int = 384, vision: Mapping[str, Any] | None = None,
+        text: Mapping[str, Any] | None = None, width: int = 768, stem: str = "patch", tokenizer: str | None = None,
+        longest: int = 32, lora_rank: int = 0, learning_rate: float = 5e-4, weight_decay: float = 0.05,
+        warmup_fraction: float = 0.1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._tokenizer: BertTokenizer | None = None
+        if pretrained:
+            with had("model.pretrained", pretrained):
+                self.blip = self.network.from_pretrained(pretrained, use_safetensors=True, dtype=torch.float32)
+                self.tokenizer = wordpiece.published(pretrained, self._limit) if Path(pretrained).is_dir() else (
+                    wordpiece.restored(wordpiece.state(BertTokenizer.from_pretrained(pretrained)))
+                )  # fmt: skip
+        else:
+            shared = {"hidden_size": width, "initializer_range": 0.02}
+            marks = {"bos_token_id": 4, "sep_token_id": 3}  # until there is a tokenizer
+            self.blip = self.network(BlipConfig(
+                vision_config=shared | dict(vision or {}) | {"image_size": size},
+                text_config=shared | marks | dict(text or {}),
+            ))  # fmt: skip
+        known = self.blip.config
+        if stem == "convolutions":
+            self.blip.vision_model.embeddings = NormedEmbeddings(known.vision_config)
+        if not pretrained and isinstance(tokenizer, str):
+            self.tokenizer = wordpiece.published(tokenizer, self._limit)
+        # primitives only, and all sizes: the checkpoint then loads alone, with weights_only=True
+        self.save_hyperparameters({
+            "pretrained": None, "size": known.vision_config.image_size, "vision": primitives(known.vision_config),
+            "text": primitives(known.text_config), "width": known.vision_config.hidden_size, "stem": stem,
+            "tokenizer": None, "longest": longest, "lora_rank": lora_rank, "learning_rate": learning_rate,
+            "weight_decay": weight_decay, "warmup_fraction": warmup_fraction,
+        })  # fmt: skip
+        adapt(self.blip)
+        if lora_rank:
+            from peft import LoraConfig
+
+            self.blip.add_adapter(LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=list(LORA_TARGETS)))
+        grey = stem == "convolutions"
+        self.register_buffer("image_mean", torch.tensor([0.5] if grey else OPENAI_CLIP_MEAN).view(-1, 1, 1))
+        self.register_buffer("image_std", torch.tensor([0.25] if grey else OPENAI_CLIP_STD).view(-1, 1, 1))
+        self.val_loss = MeanMetric()
+
+    @staticmethod
+    def restated(settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a configuration's settings a checkpoint takes over: how long its texts may be."""
+        return {"longest": settings["longest"]} if "longest" in settings else {}
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the images that it sees."""
+        return int(self.blip.config.vision_config.image_size)
+
+    @property
+    def _limit(self) -> int:
+        return int(self.blip.config.text_config.max_position_embeddings)
+
+    @property
+    def tokenizer(self) -> Any:
+        """A BertTokenizer; None until the vocabulary is learnt."""
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: BertTokenizer) -> None:
+        if len(tokenizer) > (room := self.blip.config.text_config.vocab_size):
+            raise ValueError(f"model.text.vocab_size={room}: the vocabulary has {len(tokenizer)} pieces; give as many")
+        tokenizer.model_max_length = min(tokenizer.model_max_length, self._limit)
+        self._tokenizer = tokenizer
+        text = self.blip.config.text_config  # which its decoder and encoder share
+        text.bos_token_id, text.sep_token_id = tokenizer.bos_token_id, tokenizer.sep_token_id
+        text.eos_token_id, text.pad_token_id = tokenizer.sep_token_id, tokenizer.pad_token_id
+        # where transformers' own `generate` looks
+        self.blip.decoder_start_token_id = self.blip.decoder_input_ids = tokenizer.bos_token_id
+
+    # seeing
+
+    def see(self, image: Tensor) -> Tensor:
+        """States, float [B, S, D], of images float32 [B, 1, H, W] in [0, 1].
+
+        Raises:
+            ValueError: the images have another size than the model.
+        """
+        if image.shape[-1] != self.size:
+            raise ValueError(f"data.size={image.shape[-1]}: this model sees images of data.size={self.size}")
+        scaled = (image - self.image_mean) / self.image_std
+        states: Tensor = self.blip.vision_model(pixel_values=scaled).last_hidden_state
+        return states
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens and whether they are there, int64 [N, L] each; of a text beyond the limit, its beginning."""
+        if self.tokenizer is None:
+            raise RuntimeError("this model has no vocabulary yet: it is learnt when training begins")
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self.device)
+        return tokens.input_ids, tokens.attention_mask
+
+    def write(self, states: Tensor, seen: Tensor | None = None) -> list[str]:
+        """A text of each item, from what it is written of; arguments as in `greedy`."""
+        longest = min(self.hparams["longest"], self._limit - 1)
+        return wordpiece.written(self.tokenizer, greedy(self.blip.text_decoder, states, seen, longest))
+
+    def losses(self, texts: Sequence[str], states: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Of each text its cross-entropy, float [N], and the tokens that this is of, int64 [N]."""
+        tokens, there = self._tokens(texts)
+        tokens[:, 0] = self.tokenizer.bos_token_id
+        found: Tensor = self.blip.text_decoder(
+            input_ids=tokens, attention_mask=there, encoder_hidden_states=states, encoder_attention_mask=seen,
+            labels=tokens.masked_fill(there == 0, IGNORED), reduction="none",
+        ).loss  # fmt: skip
+        return found, there[:, 1:].sum(dim=1)
+
+    # training
+
+    def texts(self, images: Any) -> list[str]:
+        """All texts of a split, of which the vocabulary is learnt."""
+        return sorted({text for texts in images.table.get("captions", []) for text in texts} | set(images.caption))
+
+    def on_fit_start(self) -> None:
+        """Learn the vocabulary from the training texts, where none came with the weights.
+
+        Raises:
+            ValueError: there are no texts to learn from.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        texts = self.texts(data.images["train"])
+        if len(texts) < 2:
+            raise ValueError("the training images have no texts to learn from: give data with captions or questions")
+        if self.tokenizer is None:
+            self.tokenizer = wordpiece.learn(texts, self.blip.config.text_config.vocab_size, self._limit)
+        longest = min(self.hparams["longest"] + 1, self._limit)
+        if long := sum(len(self.tokenizer(text, verbose=False).input_ids) > longest for text in texts):
+            data.notes.append(f"{long} training texts have more tokens than model.longest or the limit of the encoder")
+
+    def batch_losses(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """`losses` of a batch's captions."""
+        return self.losses(batch["caption"], self.see(batch["image"]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of a token."""
+        with attention(self.device, self.blip.vision_model.embeddings.num_positions):
+            losses, tokens = self.batch_losses(batch)
+        loss = losses.sum() / tokens.sum()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The mean loss of a token, over all that the ranks see."""
+        if real := real_items(batch):
+            losses, tokens = self.batch_losses(real)
+            self.val_loss.update(losses / tokens, tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/loss` over the images of all ranks."""
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        self.val_loss.reset()
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Bound the gradient's norm."""
+        torch.nn.utils.clip_grad_norm_(self.parameters(), MAX_NORM)  # Lightning's own refuses a fused optimizer
+
+    def configure_optimizers(self) -> Any:
+        """See `adamw`."""
+        known, steps = self.hparams, int(self.trainer.estimated_stepping_batches)
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return adamw([(trained, known["learning_rate"], 0)], known["weight_decay"], steps, known["warmup_fraction"])
+
+    # writing
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """A text of each item that is no padding: `text`, and `row`, the item's own in its split's table."""
+        if not (real := real_items(batch)):
+            return {"text": [], "row": []}
+        texts = [text for states in torch.split(self.see(real["image"]), TEXTS) for text in self.write(states)]
+        return {"text": texts, "row": real["index"].tolist()}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """What `test_step` gives."""
+        return self.test_step(batch, batch_idx)
+
+    # keeping
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile what sees: it is most of the work, and its shapes do not change."""
+        self.blip.vision_model.compile(*arguments, **options)
+
+    def load_weights(self, file: str) -> list[str]:
+        """Start from a checkpoint of BLIP of the same sizes, its vocabulary included, or from the tower of a CLIP.
+
+        Returns:
+            Nothing: what is not known is trained.
+
+        Raises:
+            ValueError: the file is no such checkpoint.
+        """
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            state = checkpoint["state_dict"]
+            if any(name.startswith("clip.vision_model.") for name in state):
+                self.blip.vision_model.load_state_dict(clip_tower(state))
+                return []
+            own = {name.removeprefix("blip."): v for name, v in state.items() if name.startswith("blip.")}
+            if not own:
+                raise ValueError("it holds neither BLIP nor CLIP; no other network's weights have a place here")
+            self.on_load_checkpoint(checkpoint)
+            missing, left = self.blip.load_state_dict(own, strict=False)
+            # a captioner has no encoder of questions
+            if wrong := [name for name in missing if not name.startswith("text_encoder.")] + left:
+                raise ValueError(f"{len(wrong)} weights have no counterpart, such as {wrong[0]}")
+        except Exception as error:  # a damaged file raises anything
+            text = " ".join(str(error).split())[:300]
+            raise ValueError(f"init_from={file}: is it a checkpoint of this model and its sizes? ({text})") from error
+        return []
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name the weights."""
+        return fingerprint(self.blip)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that transformers loads; LoRA is merged.
+
+        Raises:
+            ValueError: its stem is none of theirs.
+        """
+        if self.hparams["stem"] != "patch":
+            raise ValueError(f"model.stem={self.hparams['stem']}: transformers knows only a model of stem=patch")
+        merged = copy.deepcopy(self.blip)
+        for module in merged.modules():
+            if hasattr(module, "base_layer"):
+                module.merge()
+        state = {n.replace(".base_layer", ""): v for n, v in merged.state_dict().items() if ".lora_" not in n}
+        plain = self.network(self.blip.config)
+        plain.load_state_dict(state)
+        plain.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the vocabulary."""
+        if self.tokenizer is not None:
+            checkpoint["vocabulary"] = wordpiece.state(self.tokenizer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Undo `on_save_checkpoint`."""
+        if "vocabulary" in checkpoint:
+            self.tokenizer = wordpiece.restored(checkpoint["vocabulary"])
+
+
+class BlipVqa(Blip):
+    """Answers questions: an encoder reads the question beside the image, and the decoder attends to what it read.
+
+    An image is seen once for all its questions. Arguments as for `Blip`.
+    """
+
+    network = BlipForQuestionAnswering
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.val_accuracy = MeanMetric()
+
+    def texts(self, images: Any) -> list[str]:
+        """All questions and answers of a split."""
+        return sorted(set(images.questions["question"]) | set(images.questions["answer"]))
+
+    def read(self, image: Tensor, questions: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """States of questions, float [Q, L, D], and whether they are there, int64 [Q, L].
+
+        Args:
+            image: states of images, float [B, S, D].
+            questions: those of each image, B lists with Q texts in all.
+        """
+        tokens, there = self._tokens([text for texts in questions for text in texts])
+        counts = torch.tensor([len(texts) for texts in questions], device=self.device)
+        states: Tensor = self.blip.text_encoder(
+            input_ids=tokens, attention_mask=there, encoder_hidden_states=image.repeat_interleave(counts, dim=0)
+        ).last_hidden_state
+        return states, there
+
+    def answer(self, image: Tensor, questions: Sequence[Sequence[str]]) -> list[str]:
+        """An answer to each question, in lower case, all questions of the first image first.
+
+        Questions are taken by length, so that little of a batch is padding.
+
+        Args:
+            image: float32 [B, 1, H, W] in [0, 1].
+            questions: those of each image, B lists of texts.
+        """
+        seen = self.see(image)
+        asked = [(place, text) for place, texts in enumerate(questions) for text in texts]
+        order = sorted(range(len(asked)), key=lambda place: (len(self.tokenizer.tokenize(asked[place][1])), place))
+        answers = [""] * len(asked)
+        for start in range(0, len(order), TEXTS):
+            part = order[start : start + TEXTS]
+            states, there = self.read(seen[[asked[place][0] for place in part]], [[asked[place][1]] for place in part])
+            for place, text in zip(part, self.write(states, there), strict=True):
+                answers[place] = text
+        return answers
+
+    def batch_losses(self, batch: AskedBatch) -> tuple[Tensor, Tensor]:
+        """`losses` of the answers to a batch's questions."""
+        states, there = self.read(self.see(batch["image"]), batch["question"])
+        return self.losses([text for texts in batch["answer"] for text in texts], states, there)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss, and how often the answer is right."""
+        super().validation_step(batch, batch_idx)
+        if real := real_items(batch):
+            written = self.answer(real["image"], real["question"])
+            known = [text for texts in real["answer"] for text in texts]
+            self.val_accuracy.update(torch.tensor(correct(written, known), dtype=torch.float32))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/loss` and `val/accuracy` over the questions of all ranks."""
+        super().on_validation_epoch_end()
+        self.log("val/accuracy", self.val_accuracy.compute(), prog_bar=True)
+        self.val_accuracy.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """`text`, an answer to each question, and `row`, the question's own in its split's table of questions."""
+        if not (real := real_items(batch)):
+            return {"text": [], "row": []}
+        rows = [row for rows in real["asked"] for row in rows]
+        return {"text": self.answer(real["image"], real["question"]), "row": rows}
+
+
+def real_items(batch: Any) -> dict[str, Any]:
+    """A batch without what only pads it; empty where all of it does."""
+    real = batch["index"] != PADDING
+    kept = real.nonzero()[:, 0].tolist()
+    if not kept:
+        return {}
+    return {
+        name: values[real] if isinstance(values, Tensor) else [values[place] for place in kept]
+        for name, values in batch.items()
+    }
