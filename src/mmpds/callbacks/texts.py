@@ -44,7 +44,7 @@ class Texts(Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather all ranks' texts, then ask again without the image."""
-        self.written["prediction"] = self._gathered()
+        self.written = {"prediction": self._gathered()}
         if not self.controls:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -65,7 +65,7 @@ class Texts(Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather all ranks' texts."""
-        self.written["prediction"] = self._gathered()
+        self.written = {"prediction": self._gathered()}
 
     def _gathered(self) -> list[str]:
         """The texts of all ranks in the order of their rows, on every rank.
