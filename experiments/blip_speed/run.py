@@ -49,7 +49,8 @@ PAIRS = {
 def network(kind, length, half):
     """BLIP-base with random weights and a made-up vocabulary of the published size."""
     from mmpds.models import wordpiece
-    from mmpds.models.blip import Blip, BlipVqa
+    from mmpds.models.blip import Blip
+    from mmpds.models.blip_vqa import BlipVqa
     from mmpds.stages import has_bfloat16
 
     warnings.filterwarnings("ignore")

@@ -6,7 +6,7 @@ Shapes: B = items in a batch, H = height, W = width, C = findings.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,18 @@ class PromptBatch(TypedDict):
     prompt: list[str]
     seed: Tensor
     index: Tensor
+
+
+def real_items(batch: Any) -> dict[str, Any]:
+    """A batch without what only pads it; empty where all of it does."""
+    real = batch["index"] != PADDING
+    kept = real.nonzero()[:, 0].tolist()
+    if not kept:
+        return {}
+    return {
+        name: [values[place] for place in kept] if isinstance(values, list) else values[real]
+        for name, values in batch.items()
+    }
 
 
 def item_seed(seed: int, item: str) -> int:

@@ -5,6 +5,7 @@ Shapes: B = batch, S = patches and one, D = width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,6 +75,15 @@ def adapt(network: nn.Module) -> None:
     """Let a BLIP of transformers attend as `FusedAttention` and `MaskedAttention` do; its weights stay as they are."""
     for module in network.modules():
         module.__class__ = OURS.get(type(module), type(module))
+
+
+def merged(network: nn.Module) -> dict[str, Tensor]:
+    """The weights of a network, its low-rank additions merged into those they add to; the network stays as it is."""
+    copied = copy.deepcopy(network)
+    for module in copied.modules():
+        if hasattr(module, "base_layer"):
+            module.merge()  # type: ignore[operator]
+    return {n.replace(".base_layer", ""): v for n, v in copied.state_dict().items() if ".lora_" not in n}
 
 
 def clip_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

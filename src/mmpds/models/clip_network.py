@@ -43,7 +43,7 @@ def build(
         text_config=text, vision_config=vision, projection_dim=width, logit_scale_init_value=log_scale,
     ))  # fmt: skip
     if stem == "convolutions":
-        known = network.config.vision_config
+        known: Any = network.config.vision_config
         network.vision_model.embeddings.patch_embedding = ConvStem(
             known.num_channels, known.hidden_size, known.patch_size
         )

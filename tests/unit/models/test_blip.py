@@ -13,7 +13,8 @@ from mmpds.data.module import ImageData
 from mmpds.data.phantom import Phantom
 from mmpds.data.questions import QuestionData
 from mmpds.models import vocabulary, wordpiece
-from mmpds.models.blip import Blip, BlipVqa
+from mmpds.models.blip import Blip
+from mmpds.models.blip_vqa import BlipVqa
 from mmpds.models.clip import Clip
 
 VISION = {"patch_size": 8, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
