@@ -45,6 +45,7 @@ QUIET = (
     ".*module.* in eval mode.*",  # what stands still in a fine-tuning
     ".*custom batch sampler.*",  # ours shards exactly
     ".*sync_dist=True.*",  # metrics are gathered by torchmetrics before they are logged
+    ".*is deprecated. Please use .torch.distributed.*",  # DeepSpeed's, of torch
     ".*threshold falls back to.*",  # every epoch; what counts is what the last one left, in results.json
 )
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO (Rajbhandari et al., SC 2020) as a trainer's strategy: its checkpoints are folders, its best one a file.
+"""DeepSpeed's ZeRO (Rajbhandari et al., SC 2020) as a trainer's strategy; a run's best checkpoint becomes one file.
 
 ZeRO splits what training keeps over the ranks: at stage 2 the optimizer's states and the gradients, at stage 3 the
 weights as well. Each rank saves its own part, in one folder a checkpoint, which all ranks must reach.
@@ -51,6 +51,17 @@ class ZeRO(DeepSpeedStrategy):
         else:
             super().setup_distributed()
 
+    @property
+    def root_device(self) -> torch.device:
+        """This rank's device, by number, as DeepSpeed wants it of a CPU too."""
+        device = super().root_device
+        return torch.device("cpu", 0) if device.type == "cpu" else device
+
+    def on_validation_start(self) -> None:
+        """Give all ranks rank 0's buffers, such as BatchNorm's statistics, as DDP does."""
+        for buffer in self.lightning_module.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         """Write each rank's part of a checkpoint; a kill at any moment leaves the one before whole."""
         folder = Path(self.broadcast(filepath))
@@ -79,10 +90,17 @@ class ZeRO(DeepSpeedStrategy):
         """Take the weights of a file; those of a folder are in place already."""
         if "state_dict" not in checkpoint:
             return
-        if self.zero_stage_3:
-            self._restore_zero_state(checkpoint, strict)
-        else:
+        if not self.zero_stage_3:
             self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
+            return
+        from deepspeed.zero import GatheredParameters
+
+        state, wrong = dict(checkpoint["state_dict"]), []
+        for name, module in self.lightning_module.named_modules():  # one at a time: all might not fit a GPU
+            with GatheredParameters(list(module.parameters(recurse=False)), modifier_rank=0):
+                module._load_from_state_dict(state, f"{name}." if name else "", {}, strict, wrong, [], wrong)
+        if wrong:
+            raise ValueError(f"the checkpoint does not fit this model: {'; '.join(wrong[:3])}")
 
     def consolidate(self, path: Path) -> None:
         """Put one file of float32 weights, which every trainer reads, where a checkpoint's folder is."""
@@ -90,17 +108,17 @@ class ZeRO(DeepSpeedStrategy):
         if self.is_global_zero and path.is_dir():
             folder = path.with_name(f".{path.name}.zero")
             with whole(path) as temporary:
-                torch.save(_ordinary(path), temporary)
+                torch.save(read(path), temporary)
                 path.rename(folder)
             shutil.rmtree(folder)
         self.barrier()
 
 
-def _ordinary(folder: Path) -> dict[str, Any]:
-    """A checkpoint as other trainers write it, but for the optimizer states."""
+def read(folder: Path) -> dict[str, Any]:
+    """A checkpoint's folder as other trainers write it in a file: float32 weights, but no optimizer states."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it reads
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it tells what it reads
         weights = get_fp32_state_dict_from_zero_checkpoint(str(folder))
     step = folder / (folder / "latest").read_text().strip()
     part = min(step.glob("*model_states.pt"))  # Lightning's part is the same in all

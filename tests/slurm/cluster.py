@@ -43,7 +43,7 @@ SelectTypeParameters=CR_CPU
 MpiDefault=none
 GresTypes=gpu
 SlurmdTimeout=8
-KillWait=10
+KillWait=90
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=0,bf_interval=1
 PreemptType=preempt/partition_prio
