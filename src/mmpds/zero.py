@@ -93,11 +93,11 @@ class ZeRO(DeepSpeedStrategy):
         if not self.zero_stage_3:
             self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
             return
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
         state, wrong = dict(checkpoint["state_dict"]), []
         for name, module in self.lightning_module.named_modules():  # one at a time: all might not fit a GPU
-            with GatheredParameters(list(module.parameters(recurse=False)), modifier_rank=0):
+            with deepspeed.zero.GatheredParameters(list(module.parameters(recurse=False)), modifier_rank=0):
                 module._load_from_state_dict(state, f"{name}." if name else "", {}, strict, wrong, [], wrong)
         if wrong:
             raise ValueError(f"the checkpoint does not fit this model: {'; '.join(wrong[:3])}")

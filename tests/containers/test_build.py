@@ -74,11 +74,11 @@ def image(buildah):
     """The finished image's name; its stage of tests has passed."""
     debian = buildah("from", "scratch")
     subprocess.run(["debootstrap", "--variant=minbase", RELEASE, buildah("mount", debian)], check=True, stdout=-3)
-    buildah("commit", "--rm", debian, "debian")
+    buildah("commit", "--rm", debian, "localhost/base")
     stages = ("--skip-unused-stages=false",) if "--skip-unused-stages" in buildah("bud", "--help") else ()
     arguments = ("--build-arg=UV_COMPILE_BYTECODE=0", f"--build-arg=TESTS={' '.join(CHECKS)}")
     buildah(
-        "bud", *buildah.runs, *stages, "--from=localhost/debian", "--pull=never", *arguments,
+        "bud", *buildah.runs, *stages, "--from=localhost/base", "--pull=never", *arguments,
         "--file", CONTAINERS / "Dockerfile", "--tag=mmpds", ROOT,
     )  # fmt: skip
     return "mmpds"

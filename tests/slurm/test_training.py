@@ -94,7 +94,9 @@ def test_before_its_time_is_up_a_job_saves_and_goes_on(cluster, place, whole, sc
 
 def test_a_preempted_job_saves_and_goes_on(cluster, place, whole):
     job = held(cluster, place, SRUN)
-    urgent = submit(cluster, place, "--nodes=2", "--partition=urgent", "--output=urgent.out", "--wrap=true")
+    urgent = submit(
+        cluster, place, "--nodes=2", "--exclusive", "--partition=urgent", "--output=urgent.out", "--wrap=true"
+    )
     wait_until(cluster, place, urgent, "COMPLETED")
     assert "DUE TO PREEMPTION" in output(place)
     assert step(place / "run") == HELD_AT
