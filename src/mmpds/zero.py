@@ -33,6 +33,7 @@ class ZeRO(DeepSpeedStrategy):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
+        assert self.config is not None
         self.config["zero_force_ds_cpu_optimizer"] = False  # offloaded, the model's own optimizer will do
 
     def setup_environment(self) -> None:
@@ -59,6 +60,7 @@ class ZeRO(DeepSpeedStrategy):
 
     def on_validation_start(self) -> None:
         """Give all ranks rank 0's buffers, such as BatchNorm's statistics, as DDP does."""
+        assert self.lightning_module is not None
         for buffer in self.lightning_module.buffers():
             torch.distributed.broadcast(buffer, 0)
 
@@ -79,7 +81,8 @@ class ZeRO(DeepSpeedStrategy):
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """What Lightning keeps of a checkpoint; DeepSpeed puts weights and optimizer states of a folder into place."""
         if Path(checkpoint_path).is_file():
-            return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
+            return dict(self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only))
+        assert self.lightning_module is not None
         fitting = self.lightning_module.trainer.state.fn == TrainerFn.FITTING
         _, state = self.deepspeed_engine.load_checkpoint(
             str(checkpoint_path), load_optimizer_states=fitting, load_lr_scheduler_states=False
@@ -90,12 +93,14 @@ class ZeRO(DeepSpeedStrategy):
         """Take the weights of a file; those of a folder are in place already."""
         if "state_dict" not in checkpoint:
             return
+        assert self.lightning_module is not None
         if not self.zero_stage_3:
             self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
             return
         import deepspeed
 
-        state, wrong = dict(checkpoint["state_dict"]), []
+        state: dict[str, Any] = dict(checkpoint["state_dict"])
+        wrong: list[str] = []
         for name, module in self.lightning_module.named_modules():  # one at a time: all might not fit a GPU
             with deepspeed.zero.GatheredParameters(list(module.parameters(recurse=False)), modifier_rank=0):
                 module._load_from_state_dict(state, f"{name}." if name else "", {}, strict, wrong, [], wrong)
