@@ -26,6 +26,7 @@ from mmpds.callbacks.predictions import gathered
 from mmpds.callbacks.resume import AtomicCheckpointIO
 from mmpds.evaluation import Sections
 from mmpds.world import World, cores, threads
+from mmpds.zero import ZeRO
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -44,6 +45,7 @@ QUIET = (
     ".*module.* in eval mode.*",  # what stands still in a fine-tuning
     ".*custom batch sampler.*",  # ours shards exactly
     ".*sync_dist=True.*",  # metrics are gathered by torchmetrics before they are logged
+    ".*is deprecated. Please use .torch.distributed.*",  # DeepSpeed's, of torch
     ".*threshold falls back to.*",  # every epoch; what counts is what the last one left, in results.json
 )
 
@@ -138,6 +140,8 @@ class Run:
         if "fit" in cfg.stages:
             trainer.fit(self.model, self.data, ckpt_path=self._resume_path(), weights_only=True)
             weights = getattr(self.callbacks.get("best"), "best_model_path", None) or None
+            if weights and isinstance(trainer.strategy, ZeRO):
+                trainer.strategy.consolidate(Path(weights))
         if "fit" in cfg.stages or self.task.needs_validation():
             trainer.validate(self.model, self.data, ckpt_path=weights, weights_only=True, verbose=False)
             found["metrics"] |= {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}

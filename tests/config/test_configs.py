@@ -55,6 +55,8 @@ def test_every_experiment_goes_with_every_trainer(experiment, trainer):
     # without a GPU, a Slurm and data on this machine, that is all that may be wrong
     lacking = {"data.root", "data.predict_root", "data.predictions", "data.answers", "init_from", "checkpoint"}
     lacking |= {"callbacks.embeddings.archive"}
+    if trainer.startswith("deepspeed"):
+        lacking |= {"callbacks.ema"}  # told to be left out
     assert keys <= lacking | {"trainer", "trainer.launcher", "ranks"}
 
 
@@ -117,6 +119,20 @@ def test_a_gpu_trainer_without_a_gpu_is_refused(monkeypatch):
     (problem,) = check.config_problems(composed("trainer=gpu"), World())
     assert problem.cure == "no GPU here; use trainer=cpu or trainer=mpi_cpu"
     assert problem.lacking
+
+
+def test_deepspeed_says_what_it_lacks_and_cannot_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("mmpds.check.trainer.find_spec", lambda name: None)
+    (problem,) = check.config_problems(composed("trainer=deepspeed"), World())
+    assert "pip install 'mmpds[deepspeed]'" in problem.cure
+    assert problem.lacking
+    monkeypatch.setattr("mmpds.check.trainer.find_spec", lambda name: name)
+    assert check.config_problems(composed("trainer=deepspeed_zero3"), World()) == []
+    (tmp_path / "best.ckpt").touch()
+    wrong = ("trainer.strategy.stage=4", "callbacks=ema", f"resume={tmp_path}/best.ckpt")
+    problems = check.config_problems(composed("trainer=deepspeed", *wrong), World())
+    assert {problem.key for problem in problems} == {"trainer.strategy.stage", "callbacks.ema", "resume"}
 
 
 def test_a_launcher_that_the_machine_lacks_is_no_mistake_of_the_user(monkeypatch, tmp_path):

@@ -201,9 +201,11 @@ def test_optuna_outlives_trials_that_fail(tmp_path):
     assert all("data.size=8" in row["error"] for row in found.values())
 
 
-@pytest.mark.skipif(shutil.which("srun") is not None, reason="there is a Slurm here")
 def test_a_slurm_sweep_without_slurm_says_what_is_missing(tmp_path):
-    done = train(tmp_path, "-m", "experiment=demo", "sweep=slurm", "seed=1,2")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "taskset").symlink_to(shutil.which("taskset"))  # and no srun, where this machine has one
+    done = train(tmp_path, "-m", "experiment=demo", "sweep=slurm", "seed=1,2", PATH=str(programs))
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr
     assert "slurm" in done.stderr.lower()

@@ -19,6 +19,8 @@ from typing import Any
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "unshare")
 NODES = ("node1", "node2")
+PATIENCE_S = 300
+"""How long a test waits for what takes seconds on a machine that does nothing else."""
 ADDRESSES = ("127.0.0.11", "127.0.0.12")
 CONF = """
 ClusterName=mmpds
@@ -41,7 +43,7 @@ SelectTypeParameters=CR_CPU
 MpiDefault=none
 GresTypes=gpu
 SlurmdTimeout=8
-KillWait=10
+KillWait=90
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=0,bf_interval=1
 PreemptType=preempt/partition_prio
@@ -116,7 +118,7 @@ class Cluster:
             "munged", "munged", "--foreground", "--force", f"--socket={munge}/socket", f"--key-file={key}",
             f"--log-file={munge}/log", f"--pid-file={munge}/pid", f"--seed-file={munge}/seed",
         )  # fmt: skip
-        wait_for((munge / "socket").exists, 10, "munged")
+        wait_for((munge / "socket").exists, PATIENCE_S, "munged")
         self._daemon("slurmctld", "slurmctld", "-D")
         for name in NODES:
             self.start_node(name)
@@ -125,7 +127,7 @@ class Cluster:
         """Start a node's slurmd and wait until jobs can be sent there."""
         enter = ["unshare", "--mount", "--uts", "sh", "-c", ENTER, "sh", str(self.folder / "hosts"), name]
         daemon = self._daemon(name, *enter, "slurmd", "-D", "-N", name)
-        wait_for(lambda: self.run("sinfo", "-hN", "-n", name, "-o", "%t").stdout.startswith("idle"), 30, name)
+        wait_for(lambda: self.run("sinfo", "-hN", "-n", name, "-o", "%t").stdout.startswith("idle"), PATIENCE_S, name)
         self.namespaces[name] = namespace(daemon.pid)
         assert self.namespaces[name] != namespace(os.getpid()), "what the tests kill must be the node's alone"
 

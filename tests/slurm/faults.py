@@ -8,8 +8,7 @@ from pathlib import Path
 from lightning.pytorch.callbacks import Callback
 
 from mmpds.callbacks.resume import LastCheckpoint
-
-PATIENCE_S = 100
+from tests.slurm.cluster import PATIENCE_S
 
 
 class Hold(Callback):
@@ -25,7 +24,7 @@ class Hold(Callback):
     def __init__(self, folder: str, step: int = 0) -> None:
         self.folder, self.step = Path(folder), step
 
-    def on_fit_start(self, trainer, pl_module):
+    def setup(self, trainer, pl_module, stage):
         self.folder.mkdir(exist_ok=True)
         (self.folder / f"rank{trainer.global_rank}").write_text(socket.gethostname())
 

@@ -5,7 +5,9 @@ import torch
 
 from mmpds.results import read
 from tests.distributed.test_resume import RECIPE, state
-from tests.slurm.cluster import NODES, wait_for
+from tests.slurm.cluster import NODES, PATIENCE_S, wait_for
+
+pytestmark = pytest.mark.timeout(3 * PATIENCE_S)
 
 ONE_RANK_A_NODE = ("--ntasks-per-node=1", "--cpus-per-task=1", "--output=job.out")
 SRUN = (*ONE_RANK_A_NODE, "--gpus-per-node=1", "slurm/gpu_nodes.sbatch", "trainer=slurm_cpu")
@@ -33,7 +35,7 @@ def wait_until(cluster, place, job, state):
         assert now == state or now not in ended, f"{now}\n{output(place)}"
         return now == state
 
-    wait_for(found, 120, f"job {job} to be {state}")
+    wait_for(found, PATIENCE_S, f"job {job} to be {state}")
 
 
 def output(place):
@@ -44,7 +46,7 @@ def output(place):
 def held(cluster, place, script):
     """A job that waits in the middle of its second epoch; the step of its last.ckpt is the first epoch's."""
     job = submit(cluster, place, *script, *TRAINING, f"+callbacks.hold.step={HELD_AT}")
-    wait_for((place / "hold" / "held").exists, 120, f"job {job} to come to step {HELD_AT}")
+    wait_for((place / "hold" / "held").exists, PATIENCE_S, f"job {job} to come to step {HELD_AT}")
     return job
 
 
@@ -81,7 +83,7 @@ def test_before_its_time_is_up_a_job_saves_and_goes_on(cluster, place, whole, sc
     assert step(place / "run") == 7
     # what Slurm does at --signal=…@120, whose clock has no finer unit than minutes
     cluster.run("scancel", "--signal=USR1", *(["--batch"] if script == MPI else []), job)
-    wait_for(lambda: cluster.job(job)["Restarts"] == "1", 60, f"job {job} to be requeued")
+    wait_for(lambda: cluster.job(job)["Restarts"] == "1", PATIENCE_S, f"job {job} to be requeued")
     assert step(place / "run") == HELD_AT
     assert read(place / "run")["status"] == "interrupted"
     wait_until(cluster, place, job, "COMPLETED")
@@ -92,7 +94,9 @@ def test_before_its_time_is_up_a_job_saves_and_goes_on(cluster, place, whole, sc
 
 def test_a_preempted_job_saves_and_goes_on(cluster, place, whole):
     job = held(cluster, place, SRUN)
-    urgent = submit(cluster, place, "--nodes=2", "--partition=urgent", "--output=urgent.out", "--wrap=true")
+    urgent = submit(
+        cluster, place, "--nodes=2", "--exclusive", "--partition=urgent", "--output=urgent.out", "--wrap=true"
+    )
     wait_until(cluster, place, urgent, "COMPLETED")
     assert "DUE TO PREEMPTION" in output(place)
     assert step(place / "run") == HELD_AT
@@ -106,7 +110,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster, place):
     job = held(cluster, place, SRUN)
     cluster.run("scancel", job)
     wait_until(cluster, place, job, "CANCELLED")
-    wait_for(lambda: step(place / "run") == HELD_AT, 20, "the checkpoint")
+    wait_for(lambda: step(place / "run") == HELD_AT, PATIENCE_S, "the checkpoint")
     assert cluster.job(job)["Restarts"] == "0"
 
 

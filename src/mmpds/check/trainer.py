@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpds.check.problem import Problem, exists
@@ -20,7 +22,7 @@ def trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Proble
         world: how many ranks there are, or would be started.
         launched: whether a launcher has started them already.
     """
-    trainer, found = cfg.trainer, []
+    trainer, found = cfg.trainer, _deepspeed_problems(cfg)
     choice = "trainer"
     if trainer.accelerator == "gpu" and not (here := gpus()):
         cure = "no GPU here; use trainer=cpu or trainer=mpi_cpu"
@@ -52,6 +54,26 @@ def trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Proble
         found.append(Problem("trainer.devices", devices, cure))
     found += thread_problems(cfg)
     return found if launched else found + _launcher_problems(cfg)
+
+
+def _deepspeed_problems(cfg: DictConfig) -> list[Problem]:
+    """Whether DeepSpeed is there, and what it cannot do."""
+    strategy = cfg.trainer.get("strategy") or {}
+    if strategy.get("_target_") != "mmpds.zero.ZeRO":
+        return []
+    found, stage = [], strategy.get("stage")
+    if find_spec("deepspeed") is None:
+        cure = "DeepSpeed is not installed: pip install 'mmpds[deepspeed]', or use trainer=mpi_gpu"
+        found.append(Problem("trainer", "deepspeed", cure, lacking=True))
+    if stage not in (1, 2, 3):
+        found.append(Problem("trainer.strategy.stage", stage, "no such stage of ZeRO; give 1, 2 or 3"))
+    if "fit" in cfg.stages and (cfg.callbacks or {}).get("ema"):
+        cure = "weights that ZeRO splits over the ranks are not averaged: use callbacks.ema=null, or trainer=mpi_gpu"
+        found.append(Problem("callbacks.ema", cfg.callbacks.ema.get("decay"), cure))
+    if cfg.resume not in (None, "last", "auto") and Path(str(cfg.resume)).is_file():
+        cure = "a file has no optimizer states of DeepSpeed: give the run's folder checkpoints/last.ckpt, or init_from="
+        found.append(Problem("resume", cfg.resume, cure))
+    return found
 
 
 def _launcher_problems(cfg: DictConfig) -> list[Problem]:
