@@ -43,14 +43,14 @@ SelectTypeParameters=CR_CPU
 MpiDefault=none
 GresTypes=gpu
 SlurmdTimeout=8
-KillWait=90
+KillWait=10
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=0,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=node1 NodeHostname=node1 NodeAddr={addresses[0]} Port={ports[1]} CPUs=2 RealMemory=64000 Gres=gpu:2
 NodeName=node2 NodeHostname=node2 NodeAddr={addresses[1]} Port={ports[2]} CPUs=2 RealMemory=64000 Gres=gpu:2
-PartitionName=normal Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=normal Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=250
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=off
 """
 ENTER = 'mount --bind "$1" /etc/hosts && hostname "$2" && shift 2 && exec "$@"'
