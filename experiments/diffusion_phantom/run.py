@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 RUNS = HERE.parents[1] / "runs" / "diffusion_phantom_study"
 JUDGE = ["experiment=demo", "trainer=cpu_seq", "data.source.images=12000", "data.source.seed=1", "trainer.max_epochs=8"]
 # test images; the same for all
-TEST = ["experiment=diffusion_phantom", "stages=[test]", "data.batch_size=32", "+trainer.limit_test_batches=15"]
+TEST = ["experiment=diffusion_phantom", "stages=[test]", "data.batch_size=32", "+trainer.limit_test_batches=8"]
 # name: changes of conf/model/diffusion.yaml's sampling
 OPTIONS = {
     "DPM-Solver++, 25 steps": {},
@@ -43,7 +43,7 @@ OPTIONS = {
     "LCM scheduler, 4 steps (not distilled)": {"scheduler": "lcm", "steps": 4},
 }
 DEFAULT = next(iter(OPTIONS))
-BATCH, ROUNDS = 32, 5
+BATCH, ROUNDS = 32, 3
 
 
 def run(name, *overrides):
