@@ -69,9 +69,9 @@ class LastCheckpoint(Checkpoint):
         self.path, self.every_n_steps = Path(path), every_n_steps
         self.received = 0  # the signal; 0: none
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the signals while training; Lightning gives them back to whom they belonged."""
-        if stage == "fit" and threading.current_thread() is threading.main_thread():
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals, after Lightning, which gives them back at the end to whom they belonged."""
+        if threading.current_thread() is threading.main_thread():
             # Lightning's own handler of SIGTERM calls a collective, wherever in a step each rank may be
             for number in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, self._receive)
