@@ -13,5 +13,5 @@ def test_apptainer_is_told_what_docker_is():
     (base,) = set(re.findall(r"^FROM (\S+:\S+)", docker, re.MULTILINE))
     assert re.fullmatch(rf"debian:{RELEASE}-\d{{8}}-slim", base)
     assert f"From: {base}\n" in apptainer
-    for step in re.findall(r"(?:sh containers|\.venv).*", docker):
+    for step in re.findall(r"(?:sh containers|\.venv/bin/uv).*", docker):
         assert f"    {step}\n" in apptainer
