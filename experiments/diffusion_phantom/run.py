@@ -167,7 +167,7 @@ def main():
     text = (
         f"{title}.\n\n{markdown(*shown[0][1:])}\nBelow each value its 95 % interval.\n\n{markdown(heads, distances)}\n"
         f"{markdown(option_heads, options)}\n"
-        f"Images a second on {hardware['cores']} cores, {hardware['cpu']}, bfloat16, "
+        f"Images a second on {hardware['cores']} core{'s' * (hardware['cores'] > 1)}, {hardware['cpu']}, bfloat16, "
         f"batches of {BATCH}, medians of {ROUNDS} turns; PSNR and SSIM against the first line's images in float32.\n"
     )
     record = {
