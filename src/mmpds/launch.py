@@ -137,11 +137,14 @@ def mpirun(setting: str) -> str:
     return str(beside) if beside.exists() else shutil.which("mpirun") or "mpirun"
 
 
+def allowed() -> dict[str, str]:
+    """Variables without which mpirun refuses this user: containers and CI run as root, where Open MPI asks twice."""
+    return {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
+
+
 def spawn(command: list[str], run_dir: Path, environ: Mapping[str, str]) -> int:
     """Start a run's ranks in child processes, pass their output on, and say at the end which rank failed and why."""
-    environment = dict(environ)
-    if os.geteuid() == 0:  # containers and CI run as root, where Open MPI asks twice
-        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    environment = dict(environ) | allowed()
     if not MANY_NODES & set(environment):  # all ranks are on this machine: no need to start MPI to agree
         environment |= {
             "MASTER_ADDR": "127.0.0.1",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmpds.console import say
-from mmpds.launch import diagnose, mpirun
+from mmpds.launch import allowed, diagnose, mpirun
 from mmpds.search.archive import Archive
 from mmpds.search.exact import Exact, Hits, merged
 from mmpds.world import adopt, cap_threads, cores
@@ -59,10 +59,8 @@ def start(folder: Path, queries: np.ndarray, k: int, ranks: int, device: str = "
     Raises:
         OSError: a rank failed, or there is no mpirun; the text names the cause.
     """
-    environment = dict(os.environ)
+    environment = dict(os.environ) | allowed()
     cap_threads(1, environment)  # those that search are ours
-    if os.geteuid() == 0:  # containers and CI run as root, where Open MPI asks twice
-        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     with tempfile.TemporaryDirectory() as room:
         asked, answer = Path(room, "queries.npy"), Path(room, "hits.npz")
         np.save(asked, queries)
