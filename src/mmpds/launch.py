@@ -98,7 +98,8 @@ def start(cfg: DictConfig, command: list[str], started: float) -> int:
     world = adopt(os.environ)
     cfg.run_dir = cfg.run_dir if cfg.run_dir is None else str(cfg.run_dir)  # a name may read as a number
     if problems := config_problems(cfg, world):
-        return print_problems(problems) if world.rank == 0 else 2
+        # a launcher ends all ranks once one fails: only rank 0 does, and not before it has said why
+        return print_problems(problems) if world.rank == 0 else 0
     if world.launcher != "none":
         rendezvous(world, os.environ)
     if cfg.resume == "auto" and cfg.run_dir and results.status(Path(cfg.run_dir)) == "finished":
