@@ -23,8 +23,8 @@ from mmpds.models.clip import MAX_NORM
 from mmpds.models.clip_network import primitives
 from mmpds.models.fingerprint import fingerprint
 from mmpds.models.greedy import greedy
-from mmpds.models.optimization import adamw, attention
-from mmpds.models.pipelines import had
+from mmpds.models.optimization import attention, one_rate
+from mmpds.models.pipelines import had, started_from
 
 LORA_TARGETS = ("query", "value", "qkv")
 TEXTS = 64
@@ -220,10 +220,8 @@ class Blip(pl.LightningModule):
         torch.nn.utils.clip_grad_norm_(self.parameters(), MAX_NORM)  # Lightning's own refuses a fused optimizer
 
     def configure_optimizers(self) -> Any:
-        """See `adamw`."""
-        known, steps = self.hparams, int(self.trainer.estimated_stepping_batches)
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return adamw([(trained, known["learning_rate"], 0)], known["weight_decay"], steps, known["warmup_fraction"])
+        """See `one_rate`."""
+        return one_rate(self)
 
     # writing
 
@@ -253,8 +251,7 @@ class Blip(pl.LightningModule):
         Raises:
             ValueError: the file is no such checkpoint.
         """
-        try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        with started_from(file) as checkpoint:
             state = checkpoint["state_dict"]
             if any(name.startswith("clip.vision_model.") for name in state):
                 self.blip.vision_model.load_state_dict(clip_tower(state))
@@ -267,9 +264,6 @@ class Blip(pl.LightningModule):
             # a captioner has no encoder of questions
             if wrong := [name for name in missing if not name.startswith("text_encoder.")] + left:
                 raise ValueError(f"{len(wrong)} weights have no counterpart, such as {wrong[0]}")
-        except Exception as error:  # a damaged file raises anything
-            text = " ".join(str(error).split())[:300]
-            raise ValueError(f"init_from={file}: is it a checkpoint of this model and its sizes? ({text})") from error
         return []
 
     def fingerprint(self) -> str:

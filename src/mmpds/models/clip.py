@@ -20,7 +20,8 @@ from mmpds.models import clip_network, vocabulary
 from mmpds.models.contrastive import LOSSES, contrast, names
 from mmpds.models.detector import Detector
 from mmpds.models.fingerprint import fingerprint
-from mmpds.models.optimization import adamw, attention
+from mmpds.models.optimization import attention, one_rate
+from mmpds.models.pipelines import started_from
 from mmpds.models.zero_shot import class_embeddings, sentences
 
 MAX_LOG_SCALE = 4.6052
@@ -234,10 +235,8 @@ class Clip(Detector):
         torch.nn.utils.clip_grad_norm_(self.parameters(), MAX_NORM)  # Lightning's own refuses a fused optimizer
 
     def configure_optimizers(self) -> Any:
-        """See `adamw`."""
-        known, steps = self.hparams, int(self.trainer.estimated_stepping_batches)
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return adamw([(trained, known["learning_rate"], 0)], known["weight_decay"], steps, known["warmup_fraction"])
+        """See `one_rate`."""
+        return one_rate(self)
 
     # keeping
 
@@ -250,16 +249,12 @@ class Clip(Detector):
         Raises:
             ValueError: the file is no such checkpoint.
         """
-        try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        with started_from(file) as checkpoint:
             self.on_load_checkpoint(checkpoint)
             kept = checkpoint["state_dict"].items()
             self.clip.load_state_dict({n.removeprefix("clip."): v for n, v in kept if n.startswith("clip.")})
             if self.tokenizer is None:
                 raise ValueError("it has no vocabulary")
-        except Exception as error:  # a damaged file raises anything
-            text = " ".join(str(error).split())[:300]
-            raise ValueError(f"init_from={file}: is it a checkpoint of this model and its sizes? ({text})") from error
         return []
 
     def fingerprint(self) -> str:

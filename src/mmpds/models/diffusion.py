@@ -21,7 +21,7 @@ from mmpds.models.fingerprint import fingerprint
 from mmpds.models.latents import Latents
 from mmpds.models.memo import Memo
 from mmpds.models.objective import weighted_errors
-from mmpds.models.optimization import adamw, attention
+from mmpds.models.optimization import attention, one_rate
 from mmpds.models.sampling import SAMPLING, generators, initial_noise, make_scheduler, sample
 
 STATES = {"state_dict", "current_model_state"}  # of a checkpoint; the second where the first is the moving average
@@ -109,15 +109,11 @@ class Diffusion(pl.LightningModule):
         Raises:
             ValueError: the file is no such checkpoint.
         """
-        try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        with pipelines.started_from(file) as checkpoint:
             self.on_load_checkpoint(checkpoint)
             self.load_state_dict(checkpoint["state_dict"])
             if self.tokenizer is None:
                 raise ValueError("it has no vocabulary")
-        except Exception as error:  # a damaged file raises anything
-            text = " ".join(str(error).split())[:300]
-            raise ValueError(f"init_from={file}: is it a checkpoint of this model and its sizes? ({text})") from error
         return []
 
     # texts
@@ -208,10 +204,8 @@ class Diffusion(pl.LightningModule):
         self.val_loss.reset()
 
     def configure_optimizers(self) -> Any:
-        """See `adamw`; what stands still is left out."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        known, steps = self.hparams, int(self.trainer.estimated_stepping_batches)
-        return adamw([(trained, known["learning_rate"], 0)], known["weight_decay"], steps, known["warmup_fraction"])
+        """See `one_rate`."""
+        return one_rate(self)
 
     # generation
 

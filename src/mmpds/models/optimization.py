@@ -47,6 +47,13 @@ def adamw(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+def one_rate(model: Any) -> dict[str, Any]:
+    """`adamw` of all that learns in a LightningModule, as learning_rate and so on of its `hparams` say."""
+    known, steps = model.hparams, int(model.trainer.estimated_stepping_batches)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return adamw([(trained, known["learning_rate"], 0)], known["weight_decay"], steps, known["warmup_fraction"])
+
+
 def schedule(begin: int, end: int, warmup_fraction: float) -> Callable[[int], float]:
     """The factor of the learning rate at a step: 0 before `begin`, linear warm-up, then a cosine to 0 at `end`."""
     warmup = max(1, int((end - begin) * warmup_fraction))

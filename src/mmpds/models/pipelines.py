@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -146,6 +147,16 @@ def had(key: str, source: str) -> Iterator[None]:
     except Exception as error:  # each library has errors of its own for a missing, damaged or other model
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{key}={source}: {cure} ({reason})") from error
+
+
+@contextmanager
+def started_from(file: str) -> Iterator[dict[str, Any]]:
+    """A checkpoint to start from; whatever fails while it is read and taken over becomes one sentence."""
+    try:
+        yield torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises anything
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"init_from={file}: is it a checkpoint of this model and its sizes? ({reason})") from error
 
 
 def _quiet() -> None:
