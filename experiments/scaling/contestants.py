@@ -80,9 +80,8 @@ def checkpoint(workload, folder):
     if not workload.prepare:
         return ""
     run_dir = folder / "prepared"
-    callbacks = () if "experiment=diffusion_phantom" in workload.prepare else ("callbacks=default",)
     made = [filled(text, {"images": workload.images}) for text in workload.prepare]
-    started([*made, *callbacks, *ONE_STEP, *cache(folder, made), f"run_dir={run_dir}"])[0]()
+    started([*made, *ONE_STEP, *cache(folder, made), f"run_dir={run_dir}"])[0]()
     return run_dir / "checkpoints" / "last.ckpt"
 
 

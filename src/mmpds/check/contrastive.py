@@ -30,19 +30,22 @@ def contrastive_problems(cfg: DictConfig) -> list[Problem]:
     if not (contrasts(cfg) or writes(cfg)):
         return []
     model, found = cfg.model, []
-    if contrasts(cfg) and (loss := model.loss) not in LOSSES:
+    if "candidates" in model and ("fit" in cfg.stages or not (model.pretrained or cfg.checkpoint)):
+        cure = "model=clip_vqa learns nothing: train model=clip, then give stages=[test] checkpoint=FILE.ckpt"
+        found.append(Problem("stages", list(cfg.stages), cure))
+    if contrasts(cfg) and (loss := model.get("loss", LOSSES[0])) not in LOSSES:
         found.append(Problem("model.loss", loss, nearest(str(loss), LOSSES)))
     if writes(cfg) and model.lora_rank and not (model.pretrained or cfg.checkpoint):
         cure = "it adds to pretrained weights: give model.pretrained=FOLDER"
         found.append(Problem("model.lora_rank", model.lora_rank, cure))
-    if (stem := model.stem) not in STEMS:
+    if (stem := model.get("stem", STEMS[0])) not in STEMS:
         found.append(Problem("model.stem", stem, nearest(str(stem), STEMS)))
     if isinstance(source := model.pretrained, str) and source.startswith(("/", ".", "~")):
         found += exists("model.pretrained", source, "folder")
-    if isinstance(source := model.tokenizer, str) and source.startswith(("/", ".", "~")):
+    if isinstance(source := model.get("tokenizer"), str) and source.startswith(("/", ".", "~")):
         found += exists("model.tokenizer", source, "file or folder")
     size = cfg.data.get("size")
-    if not (model.pretrained or cfg.checkpoint) and size != model.size:
+    if "size" in model and not (model.pretrained or cfg.checkpoint) and size != model.size:
         cure = f"the model sees {model.size} pixels a side: give data.size={model.size}, or model.size={size}"
         found.append(Problem("data.size", size, cure))
     for text in model.get("zero_shot", {}).get("templates") or []:

@@ -1,0 +1,237 @@
+"""The same questions about the same images: CLIP, which ranks candidate answers, beside BLIP, which writes them.
+
+    python experiments/clip_vs_blip/run.py [--vqa-rad PATH] [--rounds 3]
+
+Asks CLIP of experiments/clip_phantom and BLIP of experiments/blip_vqa_phantom about phantoms of patients that neither
+has seen; with PATH, the folder of VQA-RAD's public release, also models trained on its images about held-out ones. Then
+it times both under every trainer that this machine can run, in turns. Trains what has not been trained. Writes
+results.json and failures.png beside this file and renews the READMEs.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from measure import finished
+
+from mmpds import results
+from mmpds.console import ranged, table
+from mmpds.data.contact_sheet import draw_sheet
+from mmpds.data.phantom import Phantom
+from mmpds.metrics.intervals import ratios
+from mmpds.metrics.text import normalized
+from mmpds.sweep import markdown
+from mmpds.world import cores, gpus
+
+HERE = Path(__file__).resolve().parent
+STUDIES = HERE.parents[1] / "runs"
+RUNS = STUDIES / "clip_vs_blip_study"
+MODELS = ("CLIP", "BLIP")
+IMAGES, SEED = 1200, 7
+# phantoms of another seed than those of both trainings; those of its "training" are where candidate answers come from
+PHANTOM = ("data=phantom", "data.size=64", "data.balance=true", f"data.source.images={IMAGES}",
+           f"data.source.seed={SEED}", "data.fractions=[0.5,0.1,0.4]")  # fmt: skip
+SPLIT = ("data.split=own", "data.fractions=[0.6,0.1,0.3]", "data.split_seed=1")  # that of experiment=clip_vqa_rad
+BATCH = 32  # images of a step of a rank
+TRAINERS = {
+    "one core": ("trainer=cpu_seq", f"data.batch_size={BATCH}"),
+    "all cores": ("trainer=cpu", f"data.batch_size={BATCH}"),
+    "MPI": ("trainer=mpi_cpu", f"ranks={cores()}", f"data.batch_size={cores() * BATCH}"),
+    "GPU": ("trainer=gpu", f"data.batch_size={BATCH}"),
+    "MPI + GPU": ("trainer=mpi_gpu", f"data.batch_size={max(1, gpus()) * BATCH}"),
+    "one image at a time": ("trainer=cpu_seq", "data.batch_size=1"),
+}
+TIMED = ("stages=[test]", "report=false", "bootstrap=0", "callbacks.texts.controls=false")
+SHOWN, TILE = 3, 160
+
+
+def trained():
+    """The checkpoint of either model on phantoms."""
+    clip = STUDIES / "clip_phantom_study/clip"
+    finished(clip, "experiment=clip_phantom", "trainer=cpu_seq", "stages=[fit]")
+    blip = STUDIES / "blip_vqa_phantom"
+    finished(blip, "experiment=blip_vqa_phantom", "report=false")
+    return asking("phantom", clip, blip)
+
+
+def trained_on_vqa_rad(root):
+    """The checkpoint of either model on VQA-RAD's images, split by image."""
+    clip, blip = STUDIES / "clip_vqa_rad_study", RUNS / "blip_vqa_rad"
+    finished(clip, "experiment=clip_vqa_rad", "trainer=cpu_seq", f"data.root={root}")
+    finished(blip, "experiment=blip_vqa_rad", f"data.root={root}", *SPLIT, "report=false")
+    return asking("organ", clip, blip)
+
+
+def asking(sentences, clip, blip):
+    """Overrides that make either model answer."""
+    chosen = {"CLIP": ("model=clip_vqa", f"zero_shot@model.zero_shot={sentences}"), "BLIP": ("model=blip_vqa",)}
+    return {
+        name: (*chosen[name], f"checkpoint={folder}/checkpoints/best.ckpt")
+        for name, folder in (("CLIP", clip), ("BLIP", blip))
+    }
+
+
+def asked(name, models, data):
+    """The results of either model's test, and the table of both answers to each question."""
+    records, answers = {}, {}
+    for model, overrides in models.items():
+        folder = RUNS / f"{name}-{model.lower()}"
+        records[model] = finished(folder, *overrides, *data, "stages=[test]", "trainer=cpu_seq", "report=false")
+        written = pd.read_csv(folder / "texts.csv", keep_default_na=False)
+        answers[model] = written[written["split"] == "test"].set_index("qid")
+    joined = answers["CLIP"].rename(columns={"prediction": "CLIP"}).join(answers["BLIP"]["prediction"].rename("BLIP"))
+    if joined["BLIP"].isna().any() or len(joined) != len(answers["BLIP"]):
+        raise SystemExit("the two were not asked the same questions")
+    return records, joined
+
+
+def failures(answers):
+    """Per kind of failure two masks over the questions: where it could happen, and for each model where it does."""
+    truth, usual = (answers[name].map(normalized) for name in ("answer", "majority"))
+    presence = answers["question_type"].eq("PRES") & truth.isin(["yes", "no"])
+    kinds = {
+        "over-generalisation": (answers["answer_type"].eq("OPEN") & (truth != usual), usual),
+        "hallucination": (presence & (truth == "no"), pd.Series("yes", index=truth.index)),
+        "omission": (presence & (truth == "yes"), pd.Series("no", index=truth.index)),
+    }
+    return {
+        kind: (of, {model: of & (answers[model].map(normalized) == wrong) for model in MODELS})
+        for kind, (of, wrong) in kinds.items()
+    }
+
+
+def quality(records, answers, name):
+    """Rows of accuracy and of failures, with their intervals; and the figures themselves."""
+    rows, figures, count = [], {}, records["CLIP"]["counts"]
+    for kind in ("closed", "open", "all"):
+        cells = [
+            ranged(r["metrics"].get(f"test/{metric}/{kind}"), r["intervals"].get(f"test/{metric}/{kind}"), "<br>")
+            for model, metric in (("CLIP", "accuracy"), ("BLIP", "accuracy"), ("CLIP", "accuracy_majority"),
+                                  ("CLIP", "accuracy_blank"), ("BLIP", "accuracy_blank"))
+            for r in (records[model],)
+        ]  # fmt: skip
+        rows.append([f"accuracy, {kind}", f"{count[f'test/questions/{kind}']:,}", *cells])
+    parts = {
+        (kind, model): (fails[model].to_numpy(float), of.to_numpy(float))
+        for kind, (of, fails) in failures(answers).items()
+        for model in MODELS
+    }
+    values, intervals = ratios(parts, answers["group"], 1000, 0)
+    for kind, (of, _) in failures(answers).items():
+        cells = [ranged(values.get((kind, model)), intervals.get((kind, model)), "<br>") for model in MODELS]
+        rows.append([kind, f"{int(of.sum()):,}", *cells, "", "", ""])
+        figures |= {f"{name}/{kind}/{model}": values.get((kind, model)) for model in MODELS}
+    return rows, figures
+
+
+def examples(answers):
+    """Failures of each model and kind on their phantoms: the first of each wording, none chosen."""
+    tiles, captions = [], []
+    phantom = Phantom(images=IMAGES, seed=SEED)
+    place = {name: row for row, name in enumerate(phantom.table["id"])}
+    for kind, (_, fails) in failures(answers).items():
+        if kind == "omission":
+            continue
+        for model in MODELS:
+            found = answers[fails[model]].drop_duplicates("question").drop_duplicates("id").head(SHOWN)
+            for row in found.itertuples():
+                tiles.append(phantom.image(place[row.id], TILE))
+                captions.append(
+                    f"{model}: {kind}\n{row.question}\nTruth: {row.answer}. CLIP: {row.CLIP}. BLIP: {row.BLIP}."
+                )
+    return draw_sheet(tiles, captions, 2 * SHOWN, "Failures of each kind")
+
+
+def timed(models, rounds):
+    """Either model's test under each trainer and one image at a time, in turns: results, or why there are none."""
+    lacking = {"GPU": gpus() < 1, "MPI + GPU": gpus() < 2, "all cores": cores() < 2, "MPI": cores() < 2}
+    jobs = {
+        (model, place): (*own, *PHANTOM, *TIMED, *how)
+        for place, how in TRAINERS.items()
+        if not lacking.get(place)
+        for model, own in models.items()
+    }
+    found = {job: [] for job in jobs}
+    for turn in range(rounds):
+        for job, overrides in jobs.items():
+            folder = RUNS / "timed" / f"{job[0]}-{job[1].replace(' ', '-')}-{turn}"
+            shutil.rmtree(folder, ignore_errors=True)
+            found[job].append(finished(folder, *overrides))
+    skipped = [f"{place}: none here" for place in ("GPU", "MPI + GPU") if lacking[place]]
+    return found, skipped
+
+
+def costs(found):
+    """Rows: what a trainer costs either model; questions a second, of which an image has several."""
+    rows = []
+    for (model, place), records in found.items():
+        a_image = records[0]["counts"]["test/questions"] / records[0]["counts"]["test/items"]
+
+        def middle(read, digits, records=records):
+            values = sorted(read(record) for record in records)
+            return f"{statistics.median(values):.{digits}f}<br>{values[0]:.{digits}f}–{values[-1]:.{digits}f}"
+
+        latency = ["–", "–"]
+        if place == "one image at a time":
+            latency = [middle(lambda r, p=p: r["timing"]["step_ms"][p], 1) for p in ("p50", "p95")]
+        energy = records[0]["energy"]
+        rows.append([
+            model, place, middle(lambda r, a=a_image: a * r["timing"]["test_items_per_s"], 0), *latency,
+            middle(lambda r, a=a_image: r["energy"]["joules_per_item"] / a, 3) if energy["joules"] else "–",
+            middle(lambda r: r["memory"]["peak_rss_bytes"] / 2**30, 2),
+        ])  # fmt: skip
+    method = next(iter(found.values()))[0]["energy"]["method"]
+    heads = ["model", "on", "questions/s", "ms an image, p50", "p95", f"joules a question ({method})", "GiB a rank"]
+    return heads, rows
+
+
+def main():
+    """Train, ask, compare, time; keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vqa-rad", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    models = trained()
+    sets = {"phantom": asked("phantom", models, PHANTOM)}
+    if given.vqa_rad:
+        root = given.vqa_rad.resolve()
+        data = ("data=vqa_rad", f"data.root={root}", "data.size=64", *SPLIT)
+        sets["VQA-RAD"] = asked("vqa-rad", trained_on_vqa_rad(root), data)
+    heads = ["", "questions", *MODELS, "majority answer", "CLIP, image blank", "BLIP, image blank"]
+    shown, figures = [], {}
+    for name, (records, answers) in sets.items():
+        rows, found = quality(records, answers, name)
+        figures |= found
+        items = records["CLIP"]["counts"]["test/items"]
+        shown.append((f"{name}: {len(answers):,} questions about {items:,} held-out images", heads, rows))
+    examples(sets["phantom"][1]).save(HERE / "failures.png", optimize=True)
+    runs, skipped = timed(models, given.rounds)
+    hardware = results.hardware([], cores())
+    title = f"What either costs, {hardware['cpu']}, {hardware['cores']} cores" + "".join(f"; {why}" for why in skipped)
+    shown.append((title, *costs(runs)))
+    for heading, columns, rows in shown:
+        table(heading, columns, [[text.replace("<br>", "  ") for text in row] for row in rows])
+    record = {
+        "command": "python experiments/clip_vs_blip/run.py --vqa-rad PATH", "title": title, "hardware": hardware,
+        "versions": results.versions(), "git_commit": results.git_commit(), "failures": figures,
+        "metrics": {f"{name}/{model}": r["metrics"] for name, (found, _) in sets.items() for model, r in found.items()},
+        "timing": {"/".join(job): [r["timing"] for r in records] for job, records in runs.items()},
+        "energy": {"/".join(job): [r["energy"] for r in records] for job, records in runs.items()},
+        "markdown": "\n".join(f"{heading}:\n\n{markdown(heads, rows)}" for heading, heads, rows in shown)
+        + "\nBelow each share its 95 % interval, by patient or image; below each cost the least and the greatest of "
+        f"{given.rounds} turns.\n",
+    }  # fmt: skip
+    results.write_text(HERE / "results.json", json.dumps(record, indent=2) + "\n")
+    subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+
+
+if __name__ == "__main__":
+    main()
