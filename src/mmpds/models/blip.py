@@ -245,6 +245,8 @@ class Blip(pl.LightningModule):
     def load_weights(self, file: str) -> list[str]:
         """Start from a checkpoint of BLIP of the same sizes, its vocabulary included, or from the tower of a CLIP.
 
+        Of a model that answers, one that writes captions takes the tower alone: it has other words to learn.
+
         Returns:
             Nothing: what is not known is trained.
 
@@ -259,6 +261,11 @@ class Blip(pl.LightningModule):
             own = {name.removeprefix("blip."): v for name, v in state.items() if name.startswith("blip.")}
             if not own:
                 raise ValueError("it holds neither BLIP nor CLIP; no other network's weights have a place here")
+            if any(name.startswith("text_encoder.") for name in own) and not hasattr(self.blip, "text_encoder"):
+                tower = "vision_model."
+                seen = {name.removeprefix(tower): v for name, v in own.items() if name.startswith(tower)}
+                self.blip.vision_model.load_state_dict(seen)
+                return []
             self.on_load_checkpoint(checkpoint)
             missing, left = self.blip.load_state_dict(own, strict=False)
             # a captioner has no encoder of questions

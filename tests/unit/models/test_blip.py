@@ -235,6 +235,19 @@ def test_an_answering_model_starts_from_a_captioner(tmp_path):
         assert torch.equal(blip.see(images()), captioner.see(images()))
 
 
+def test_a_captioner_takes_the_tower_of_an_answering_model_and_learns_its_own_words(tmp_path):
+    answering = model()
+    kept = {"state_dict": answering.state_dict(), "vocabulary": wordpiece.state(answering.tokenizer)}
+    torch.save(kept, tmp_path / "a")
+    captioner = model(Blip)
+    captioner._tokenizer = None
+    torch.nn.init.zeros_(captioner.blip.vision_model.post_layernorm.weight)
+    captioner.load_weights(str(tmp_path / "a"))
+    with torch.no_grad():
+        assert torch.equal(captioner.see(images()), answering.see(images()))
+    assert captioner.tokenizer is None
+
+
 def test_a_file_of_another_network_is_refused(tmp_path):
     torch.save({"state_dict": {"backbone.features.conv0.weight": torch.zeros(1)}}, tmp_path / "d.ckpt")
     with pytest.raises(ValueError, match=r"init_from=.*neither BLIP nor CLIP"):
