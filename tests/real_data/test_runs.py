@@ -84,3 +84,15 @@ def test_kermanys_pneumonia(place, real_data):
     named = rows["id"].str.contains("/PNEUMONIA/")
     assert (rows["Pneumonia label"] == named).all()
     assert rows.loc[named, "group"].str.fullmatch(r"person\d+").all()
+
+
+def test_vqa_rad_s_questions(place, real_data):
+    small = ("model.width=24", "model.vision.num_hidden_layers=1", "model.text.num_hidden_layers=1", "model.longest=4")
+    once = ("trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1", "+trainer.limit_train_batches=2")
+    root = f"data.root={real_data / 'vqa_rad'}"
+    run(place, "experiment=blip_vqa_rad", root, *small, *once, "bootstrap=20", "report=false", "run_dir=vqa_rad")
+    result, texts = read(place / "vqa_rad"), pd.read_csv(place / "vqa_rad" / "texts.csv", keep_default_na=False)
+    assert (len(texts), texts["answer_type"].eq("CLOSED").sum()) == (451, 272)
+    assert result["counts"]["test/questions/closed"] == 272
+    assert {"test/accuracy/closed", "test/accuracy/open", "test/omission/all"} <= result["metrics"].keys()
+    assert any("test images were seen in training" in text for text in result["warnings"])

@@ -92,34 +92,37 @@ def judge(table: pd.DataFrame, label: np.ndarray, findings: Sequence[str], repli
     """All figures of texts: against their references, and of what they name that is not there.
 
     Args:
-        table: rows of texts.csv, N captions, or N questions with `row`, that of their image.
-        label: of the images, float [M, C]: 1, 0 or NaN.
+        table: rows of texts.csv: N captions, or N questions.
+        label: of the images of captions, float [N, C]: 1, 0 or NaN.
         findings: C names; those that `TERMS` lacks are left out.
         replicates: of the bootstrap by patient; 0 for no intervals.
         seed: of the bootstrap.
     """
-    group, asked = table["group"].to_numpy(), "question" in table
-    known, ids = table["answer"] != "", set(table["id"])
+    group, asked, given = table["group"].to_numpy(), "question" in table, table["answer"] != ""
+    items, groups = table["id"].nunique(), table["group"].nunique()
     parts = []
     if asked:
         parts.append(judge_answers(table, group, replicates, seed))
-    elif known.any():
-        texts = table[known]
-        parts.append(similarity(texts["prediction"].tolist(), texts["answer"].tolist(), group[known], replicates, seed))
-    told = [place for place, finding in enumerate(findings) if finding in TERMS]
-    names = [findings[place] for place in told]
-    truth = label[:, told]
-    if asked:  # an answer names or denies a finding where just that was the question
+    elif given.any():
+        texts = table[given]
+        parts.append(similarity(texts["prediction"].tolist(), texts["answer"].tolist(), group[given], replicates, seed))
+    if asked:  # the answer is the truth of the finding that its question names
         table = table[(table["question_type"] == "PRES") & (table["answer_type"] == "CLOSED")]
-        pairs = list(zip(table["question"], table["prediction"], strict=True))
-        said = np.array([answered(*pair, names) for pair in pairs]).reshape(-1, len(names))
-        about = np.array([~np.isnan(named(question, names)) for question, _ in pairs]).reshape(-1, len(names))
-        truth = np.where(about, truth[table["row"]], np.nan)
+        names = list(TERMS)
+        said, truth = (
+            np.array([answered(*pair, names) for pair in zip(table["question"], table[of], strict=True)])
+            .reshape(-1, len(names))
+            for of in ("prediction", "answer")
+        )  # fmt: skip
     else:
-        said = np.stack([named(text, names) for text in table["prediction"]])
-    if not np.isnan(truth).all():
-        parts.append(hallucination(said, truth, names, table["group"].to_numpy(), replicates, seed))
-    counts = {"items": len(ids), "groups": len(set(group))}
+        told = [place for place, finding in enumerate(findings) if finding in TERMS]
+        names = [findings[place] for place in told]
+        said, truth = np.array([named(text, names) for text in table["prediction"]]), label[:, told]
+    if (known := ~np.isnan(truth).all(axis=0)).any():
+        names = [name for name, of in zip(names, known, strict=True) if of]
+        group = table["group"].to_numpy()
+        parts.append(hallucination(said[:, known], truth[:, known], names, group, replicates, seed))
+    counts = {"items": items, "groups": groups}
     return Evaluation(
         {name: value for part in parts for name, value in part.metrics.items()},
         {name: span for part in parts for name, span in part.intervals.items()},
