@@ -75,7 +75,7 @@ class Blip(pl.LightningModule):
                     wordpiece.restored(wordpiece.state(BertTokenizer.from_pretrained(pretrained)))
                 )  # fmt: skip
         else:
-            # as large as keeps a state's size: with 0.02, apt for 768, narrow networks see nothing for thousands of steps
+            # keeps a state's size: with 0.02, apt for a width of 768, narrow networks are slow to see anything
             shared = {"hidden_size": width, "initializer_range": width**-0.5}
             marks = {"bos_token_id": 4, "sep_token_id": 3}  # until there is a tokenizer
             self.blip = self.network(BlipConfig(
