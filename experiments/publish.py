@@ -81,7 +81,7 @@ def texts(record):
             rows = [["<br>".join(filter(None, cell)) for cell in row] for row in shown.rows]
             parts.append(f"{shown.caption}.\n\n{markdown(shown.heads, rows)}")
     facts = [
-        "Below each value its 95 % interval (bootstrap by patient or, where there is none, by image); below a kind of "
+        "Below each value its 95 % interval (bootstrap by patient or, where none is known, by image); below a kind of "
         "question its number.",
         f"Trained and tested on {place(record)}, {record['hardware']['cpu']}, {record['precision']}: "
         + ", ".join(spent(record)) + f", {record['timing']['cpu_s'] / 60:.0f} core minutes.",

@@ -2,7 +2,7 @@
 
     python experiments/clip_vs_blip/run.py [--vqa-rad PATH] [--rounds 3]
 
-Asks CLIP of experiments/clip_phantom and BLIP of experiments/blip_vqa_phantom about phantoms of patients that neither
+Asks CLIP of experiments/clip_phantom and BLIP of experiments/blip_phantom about phantoms of patients that neither
 has seen; with PATH, the folder of VQA-RAD's public release, also models trained on its images about held-out ones. Then
 it times both under every trainer that this machine can run, in turns. Trains what has not been trained. Writes
 results.json and failures.png beside this file and renews the READMEs.
@@ -35,6 +35,7 @@ HERE = Path(__file__).resolve().parent
 STUDIES = HERE.parents[1] / "runs"
 RUNS = STUDIES / "clip_vs_blip_study"
 MODELS = ("CLIP", "BLIP")
+BEST = "checkpoints/best.ckpt"
 IMAGES, SEED = 1200, 7
 # phantoms of another seed than those of both trainings; those of its "training" are where candidate answers come from
 PHANTOM = ("data=phantom", "data.size=64", "data.balance=true", f"data.source.images={IMAGES}",
@@ -55,10 +56,9 @@ SHOWN, TILE = 3, 160
 
 def trained():
     """The checkpoint of either model on phantoms."""
-    clip = STUDIES / "clip_phantom_study/clip"
-    finished(clip, "experiment=clip_phantom", "trainer=cpu_seq", "stages=[fit]")
-    blip = STUDIES / "blip_vqa_phantom"
-    finished(blip, "experiment=blip_vqa_phantom", "report=false")
+    clip, blip = STUDIES / "clip_phantom_study/clip", STUDIES / "blip_phantom_study/vqa"
+    if not all((folder / BEST).exists() for folder in (clip, blip)):
+        subprocess.run([sys.executable, HERE.parent / "blip_phantom/run.py"], check=True)
     return asking("phantom", clip, blip)
 
 
@@ -73,10 +73,7 @@ def trained_on_vqa_rad(root):
 def asking(sentences, clip, blip):
     """Overrides that make either model answer."""
     chosen = {"CLIP": ("model=clip_vqa", f"zero_shot@model.zero_shot={sentences}"), "BLIP": ("model=blip_vqa",)}
-    return {
-        name: (*chosen[name], f"checkpoint={folder}/checkpoints/best.ckpt")
-        for name, folder in (("CLIP", clip), ("BLIP", blip))
-    }
+    return {name: (*chosen[name], f"checkpoint={folder / BEST}") for name, folder in (("CLIP", clip), ("BLIP", blip))}
 
 
 def asked(name, models, data):
