@@ -35,11 +35,12 @@ JUDGE = ["experiment=demo", "trainer=cpu_seq", "data.source.images=12000", "data
 TEST = ["experiment=diffusion_phantom", "stages=[test]", "data.batch_size=32", "+trainer.limit_test_batches=8"]
 # name: changes of conf/model/diffusion.yaml's sampling
 OPTIONS = {
-    "DPM-Solver++, 25 steps": {},
-    "DPM-Solver++, 20 steps": {"steps": 20},
-    "DPM-Solver++, 10 steps": {"steps": 10},
+    "Euler ancestral, 25 steps": {},
+    "Euler ancestral, 10 steps": {"steps": 10},
+    "DPM-Solver++, 25 steps": {"scheduler": "dpm++"},
+    "DPM-Solver++, 20 steps": {"scheduler": "dpm++", "steps": 20},
+    "DPM-Solver++, 10 steps": {"scheduler": "dpm++", "steps": 10},
     "feature cache, every 2nd": {"cache_interval": 2},
-    "feature cache, every 3rd": {"cache_interval": 3},
     "LCM scheduler, 4 steps (not distilled)": {"scheduler": "lcm", "steps": 4},
 }
 DEFAULT = next(iter(OPTIONS))
