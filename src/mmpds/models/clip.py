@@ -240,6 +240,10 @@ class Clip(Detector):
 
     # keeping
 
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile what sees: no step goes through `forward` alone, which Lightning would compile."""
+        self.clip.vision_model.compile(*arguments, **options)
+
     def load_weights(self, file: str) -> list[str]:
         """Start from a checkpoint of a model of the same sizes, its vocabulary included; other findings are no matter.
 

@@ -19,7 +19,7 @@ def attention(device: torch.device, positions: int) -> AbstractContextManager[No
     """Around a forward pass that is trained: the kernel of attention whose two passes take least time.
 
     On a CPU the backward pass of the fused kernel is slow where positions are few: a step of
-    conf/model/diffusion.yaml takes 0.82 s with it and 0.71 s without.
+    a generator of 21 million weights takes 0.82 s with it and 0.71 s without.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and positions <= FEW else nullcontext()
 

@@ -48,6 +48,19 @@ def images(count=3, channels_size=32):
     return torch.rand(count, 1, channels_size, channels_size, generator=torch.Generator().manual_seed(1))
 
 
+def test_what_sees_is_compiled():
+    seen, clip = [], model()
+
+    def backend(graph, inputs):
+        seen.append(len(inputs))
+        return graph
+
+    before = clip.embed_images(images())
+    clip.compile(backend=backend)
+    assert torch.allclose(clip.embed_images(images()), before)
+    assert seen
+
+
 @pytest.mark.parametrize("stem", ["patch", "convolutions"])
 def test_images_and_texts_are_unit_vectors_of_one_space(stem):
     clip = model(stem=stem)
