@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 from mmpds.console import POINTS, SHOWN, figure, place, print_results, ranged, spent
-from mmpds.report import writing
 from mmpds.sweep import markdown
 
 HERE = Path(__file__).resolve().parent
@@ -71,23 +70,6 @@ def localization(record):
         rows.append([name, str(boxed), *cells])
     columns = [column for shown in metrics.values() for column in (shown, "chance / prior")]
     return markdown(["finding", "images", *columns], rows) + "\nBelow each value its 95 % interval, by patient.\n"
-
-
-def texts(record):
-    """How good answers or captions are, what guessing scores, what they name wrongly, and the training's cost."""
-    parts = []
-    for shown in (writing.answers(record), writing.similarity(record), writing.findings(record)):
-        if shown:
-            rows = [["<br>".join(filter(None, cell)) for cell in row] for row in shown.rows]
-            parts.append(f"{shown.caption}.\n\n{markdown(shown.heads, rows)}")
-    facts = [
-        "Below each value its 95 % interval (bootstrap by patient or, where none is known, by image); below a kind of "
-        "question its number.",
-        f"Trained and tested on {place(record)}, {record['hardware']['cpu']}, {record['precision']}: "
-        + ", ".join(spent(record)) + f", {record['timing']['cpu_s'] / 60:.0f} core minutes.",
-        *(f"Note: {warning}." for warning in record["warnings"]),
-    ]  # fmt: skip
-    return "\n".join(parts) + "\n" + "\n\n".join(facts) + "\n"
 
 
 def rates(record):
@@ -153,7 +135,7 @@ def _point(row, name):
 
 
 VIEWS = {"console": console, "table": table, "command": command, "rates": rates, "rules": rules, "given": given,
-         "study": study, "localization": localization, "texts": texts}  # fmt: skip
+         "study": study, "localization": localization}  # fmt: skip
 
 
 def renewed(text):

@@ -15,15 +15,26 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from measure import finished, training_time
-from publish import texts
 
 from mmpds import results
+from mmpds.report import writing
+from mmpds.sweep import markdown
 from mmpds.world import cores
 
 HERE = Path(__file__).resolve().parent
 STUDIES = HERE.parents[1] / "runs"
 RUNS = STUDIES / "blip_phantom_study"
 BEST = "checkpoints/best.ckpt"
+
+
+def texts(run):
+    """How good a run's answers or captions are, what guessing scores, and what they name wrongly, as Markdown."""
+    parts = []
+    for shown in (writing.answers(run), writing.similarity(run), writing.findings(run)):
+        if shown:
+            rows = [["<br>".join(filter(None, cell)) for cell in row] for row in shown.rows]
+            parts.append(f"{shown.caption}.\n\n{markdown(shown.heads, rows)}")
+    return "\n".join([*parts, *(f"Note: {text}.\n" for text in run["warnings"])])
 
 
 def main():
@@ -42,7 +53,8 @@ def main():
             key: {name: run[key] for name, run in runs.items()}
             for key in ("metrics", "intervals", "counts", "warnings", "timing", "energy", "memory")
         },
-        "markdown": f"Trained for: {trained}.\n\n" + "\n".join(parts),
+        "markdown": f"Training took: {trained}.\n\n" + "\n".join(parts) + "\nBelow each value its 95 % interval, by "
+        "patient; below a kind of question its number.\n",
     }  # fmt: skip
     print(record["markdown"])
     results.write_text(HERE / results.FILE, json.dumps(record, indent=2) + "\n")

@@ -81,7 +81,7 @@ WORKLOADS = {
         independent=0.95,
     ),
     "blip_captioning": Workload(
-        "Captions of 20 tokens by BLIP, 64 px", 480, 16,
+        "Captions of at most 20 tokens by BLIP, 64 px", 480, 16,
         ("experiment=blip_caption_phantom", "stages=[test]", "checkpoint={checkpoint}", "data.batch_size={batch}",
          "model.longest=20", *EVALUATED, "report=false", "bootstrap=10"),
         ("experiment=blip_caption_phantom", "data.source.images={images}", "data.batch_size=32"), independent=0.95,

@@ -35,6 +35,10 @@ GRACE_S = 20
 """Seconds that ranks have to save and end after SIGTERM; Slurm's KillWait, after which it kills, is 30 by default."""
 
 
+PATIENCE_S = 5
+"""Seconds by which rank 0 may name a problem first; a launcher ends all ranks once one has failed."""
+
+
 def new_run_id() -> str:
     """A run's name, unique on a cluster: the time and four random hexadecimal digits."""
     return time.strftime("%Y%m%d-%H%M%S-") + os.urandom(2).hex()
@@ -98,8 +102,11 @@ def start(cfg: DictConfig, command: list[str], started: float) -> int:
     world = adopt(os.environ)
     cfg.run_dir = cfg.run_dir if cfg.run_dir is None else str(cfg.run_dir)  # a name may read as a number
     if problems := config_problems(cfg, world):
-        # a launcher ends all ranks once one fails: only rank 0 does, and not before it has said why
-        return print_problems(problems) if world.rank == 0 else 0
+        if world.rank:
+            time.sleep(PATIENCE_S)  # what rank 0 has found as well, it has said, and has ended all ranks
+            say(f"mmpds: rank {world.rank} on {socket.gethostname()}: {problems[0]}")
+            return 2
+        return print_problems(problems)
     if world.launcher != "none":
         rendezvous(world, os.environ)
     if cfg.resume == "auto" and cfg.run_dir and results.status(Path(cfg.run_dir)) == "finished":

@@ -103,7 +103,8 @@ EVALUATE = ("experiment=evaluate_predictions", f"data.predictions={__file__}")
         (["experiment=evaluate_answers", "data.answers=/nowhere"], "data.answers", "no such file"),
         (["experiment=blip_vqa_phantom", "model.lora_rank=4"], "model.lora_rank", "model.pretrained=FOLDER"),
         (["model=clip_vqa"], "stages", "train model=clip, then give stages=[test]"),
-        (["model=clip_vqa", "stages=[test]"], "stages", "checkpoint=FILE.ckpt"),
+        (["model=clip_vqa", "stages=[test]"], "checkpoint", "or model.pretrained=FOLDER"),
+        (["model=clip_vqa", "stages=[test]", "model.candidates=yes"], "model.candidates", "model.candidates=[yes,no]"),
         (["experiment=blip_vqa_phantom", "data.size=32"], "data.size", "give data.size=64"),
     ],
 )

@@ -30,6 +30,22 @@ def place(tmp_path_factory):
     return folder
 
 
+CLIP = (
+    "data.size=32", "data.batch_size=6", "data.source.images=60", "data.fractions=[0.6,0.1,0.3]",
+    "data.cache_dir=cache", "bootstrap=20", "report=false", "trainer.precision=32-true", "trainer.threads=1",
+)  # fmt: skip
+
+
+def test_clip_s_answers_at_two_ranks_are_those_of_one(train, place):
+    small = [text for text in SMALL if not text.startswith(("model.width", "data.size"))]
+    fitted = ("stages=[fit]", "data.size=32", "model.vision.hidden_size=24", "model.text.hidden_size=24")
+    run(place, "experiment=clip_phantom", *small, *fitted, "run_dir=clip")
+    of = ["model=clip_vqa", "data=phantom", *CLIP, "stages=[test]", f"checkpoint={place}/clip/checkpoints/best.ckpt"]
+    train(*of, "trainer=cpu_seq", f"run_dir={place}/clip-1", check=0)
+    train(*of, "trainer=mpi_cpu", "ranks=2", f"run_dir={place}/clip-2", check=0)
+    assert (place / "clip-2" / "texts.csv").read_text() == (place / "clip-1" / "texts.csv").read_text()
+
+
 @pytest.mark.parametrize("kind", ["vqa", "caption"])
 def test_texts_at_two_and_three_ranks_are_those_of_one(train, place, kind):
     of = [

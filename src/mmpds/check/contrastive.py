@@ -25,14 +25,25 @@ def writes(cfg: DictConfig) -> bool:
     return "longest" in cfg.model
 
 
+def ranks_answers(cfg: DictConfig) -> bool:
+    """Whether the model answers questions by comparing images with texts."""
+    return "candidates" in cfg.model
+
+
 def contrastive_problems(cfg: DictConfig) -> list[Problem]:
     """What keeps such a model from learning or from judging; nothing where there is none."""
     if not (contrasts(cfg) or writes(cfg)):
         return []
     model, found = cfg.model, []
-    if "candidates" in model and ("fit" in cfg.stages or not (model.pretrained or cfg.checkpoint)):
-        cure = "model=clip_vqa learns nothing: train model=clip, then give stages=[test] checkpoint=FILE.ckpt"
-        found.append(Problem("stages", list(cfg.stages), cure))
+    if ranks_answers(cfg):
+        if "fit" in cfg.stages:
+            cure = "model=clip_vqa learns nothing: train model=clip, then give stages=[test] checkpoint=FILE.ckpt"
+            found.append(Problem("stages", list(cfg.stages), cure))
+        texts = model.candidates
+        if texts is not None and (isinstance(texts, str) or not texts or not all(isinstance(t, str) for t in texts)):
+            found.append(Problem("model.candidates", texts, "give a list of texts: 'model.candidates=[yes,no]'"))
+        if cfg.init_from:
+            found.append(Problem("init_from", cfg.init_from, f"nothing is trained: give checkpoint={cfg.init_from}"))
     if contrasts(cfg) and (loss := model.get("loss", LOSSES[0])) not in LOSSES:
         found.append(Problem("model.loss", loss, nearest(str(loss), LOSSES)))
     if writes(cfg) and model.lora_rank and not (model.pretrained or cfg.checkpoint):
@@ -61,7 +72,7 @@ def archive_problems(cfg: DictConfig) -> list[Problem]:
     if not (stated := (cfg.callbacks or {}).get("embeddings")):
         return []
     key, found = "callbacks.embeddings", []
-    if not contrasts(cfg):
+    if not contrasts(cfg) or ranks_answers(cfg):
         found.append(Problem(key, "", "this model gives no embeddings: give model=clip"))
     if OmegaConf.is_missing(stated, "archive"):
         found.append(Problem(f"{key}.archive", "???", "give the folder of the archive"))

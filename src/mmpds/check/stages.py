@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmpds.check.contrastive import ranks_answers
 from mmpds.check.generation import generates, has_prompts
 from mmpds.check.problem import Problem, exists, nearest
 from mmpds.results import CONFIG
@@ -36,7 +37,7 @@ def stage_problems(cfg: DictConfig) -> list[Problem]:
             )
         )
     if "fit" not in cfg.stages and not cfg.checkpoint and not cfg.init_from and not cfg.model.get("pretrained"):
-        other = "model.pretrained=FOLDER" if generates(cfg) else "init_from=NAME"
+        other = "model.pretrained=FOLDER" if generates(cfg) or ranks_answers(cfg) else "init_from=NAME"
         found.append(Problem("checkpoint", None, f"stages has no fit: give checkpoint=PATH, or {other}"))
     if cfg.resume == "last" and "fit" not in cfg.stages:
         found.append(Problem("resume", "last", "there is no training to go on with; resume=auto goes on with images"))

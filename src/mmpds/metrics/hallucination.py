@@ -85,12 +85,12 @@ def _clauses(text: str) -> list[str]:
 
 
 def answered(question: str, answer: str, findings: Sequence[str]) -> Array:
-    """What an answer says of each finding, float [C], as `named`: a yes or no is of what its question names."""
+    """What an answer says of each finding, float [C], as `named`: yes is what its question says, no the contrary."""
     first = (re.findall(r"\w+", answer.lower()) or [""])[0]
     if first not in ("yes", "no"):
         return named(answer, findings)
-    asked = ~np.isnan(named(question, findings))
-    return np.where(asked, float(first == "yes"), np.nan)
+    asked = named(question, findings)
+    return asked if first == "yes" else 1 - asked
 
 
 def hallucination(

@@ -75,7 +75,7 @@ class Blip(pl.LightningModule):
                     wordpiece.restored(wordpiece.state(BertTokenizer.from_pretrained(pretrained)))
                 )  # fmt: skip
         else:
-            # keeps a state's size: with 0.02, apt for a width of 768, narrow networks are slow to see anything
+            # keeps a state's size: with the published 0.02 narrow networks take long to see anything
             shared = {"hidden_size": width, "initializer_range": width**-0.5}
             marks = {"bos_token_id": 4, "sep_token_id": 3}  # until there is a tokenizer
             self.blip = self.network(BlipConfig(

@@ -95,6 +95,8 @@ def test_the_phantoms_captions_name_exactly_what_they_show():
     [
         ("Is there evidence of nodule?", "yes", (1, None)),
         ("Is there evidence of nodule?", "No", (0, None)),
+        ("Is the lung free of nodules?", "Yes", (0, None)),
+        ("Is the lung free of nodules?", "no", (1, None)),
         ("Is this image normal?", "no", (None, None)),
         ("What is shown?", "a nodule, no mass", (1, 0)),
         ("Is there a nodule or a mass?", "yes, both", (1, 1)),
