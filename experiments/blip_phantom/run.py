@@ -41,9 +41,10 @@ def main():
     """Train, test, keep."""
     clip, vqa = STUDIES / "clip_phantom_study/clip", RUNS / "vqa"
     runs = {"CLIP": finished(clip, "experiment=clip_phantom", "trainer=cpu_seq", "stages=[fit]")}
-    alone = ("trainer=cpu_seq", "report=false")
-    runs["answers"] = finished(vqa, "experiment=blip_vqa_phantom", f"init_from={clip / BEST}", *alone)
-    runs["captions"] = finished(RUNS / "caption", "experiment=blip_caption_phantom", f"init_from={vqa / BEST}", *alone)
+    runs["answers"] = finished(vqa, "experiment=blip_vqa_phantom", f"init_from={clip / BEST}", "report=false")
+    runs["captions"] = finished(
+        RUNS / "caption", "experiment=blip_caption_phantom", f"init_from={vqa / BEST}", "report=false"
+    )
     trained = "; ".join(f"{name}: {training_time(run)}" for name, run in runs.items())
     parts = [f"**{name.capitalize()}.** {texts(run)}" for name, run in runs.items() if name != "CLIP"]
     record = {
