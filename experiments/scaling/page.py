@@ -84,15 +84,15 @@ def time_model(found):
         return None
     terms, unseen, data = model["terms"], model["unseen"], []
     for place, ranks in enumerate(sorted({p for p, _, _ in model["observed"]})):
-        ink = f"var(--finding-{place % 6})"
+        ink, told = f"var(--finding-{place % 6})", f"{ranks} rank{'s' * (ranks > 1)}"
         items = [0, unseen["items"]]
         line = [terms["start"] + terms["rank"] * (ranks - 1) + n * (terms["serial"] + terms["shared"] / ranks)
                 for n in items]  # fmt: skip
-        data.append({"x": items, "y": line, "mode": "lines", "name": f"{ranks} ranks, model", "line": {"color": ink}})
+        data.append({"x": items, "y": line, "mode": "lines", "name": f"{told}, model", "line": {"color": ink}})
         mine = [(n, seconds) for p, n, seconds in model["observed"] if p == ranks]
         open_ = ["circle-open" if (ranks, n) == (unseen["ranks"], unseen["items"]) else "circle" for n, _ in mine]
         data.append({"x": [n for n, _ in mine], "y": [s["median"] for _, s in mine], "mode": "markers",
-                     "name": f"{ranks} ranks, measured", "marker": {"color": ink, "symbol": open_, "size": 9},
+                     "name": f"{told}, measured", "marker": {"color": ink, "symbol": open_, "size": 9},
                      "error_y": {"array": [s["max"] - s["median"] for _, s in mine], "symmetric": False,
                                  "arrayminus": [s["median"] - s["min"] for _, s in mine]}})  # fmt: skip
     alt = f"{found['title']}: seconds of the whole command against items; the open mark was not used for the fit"
