@@ -47,7 +47,7 @@ def test_clip_s_answers_at_two_ranks_are_those_of_one(train, place):
 
 
 @pytest.mark.parametrize("kind", ["vqa", "caption"])
-def test_texts_at_two_and_three_ranks_are_those_of_one(train, place, kind):
+def test_texts_at_three_ranks_are_those_of_one(train, place, kind):
     of = [
         f"experiment=blip_{kind}_phantom",
         *SMALL,
@@ -55,13 +55,12 @@ def test_texts_at_two_and_three_ranks_are_those_of_one(train, place, kind):
         f"checkpoint={place / kind}/checkpoints/best.ckpt",
     ]
     found = {}
-    for ranks in (1, 2, 3):
+    for ranks in (1, 3):
         folder = place / f"{kind}-{ranks}"
         trainer = ["trainer=cpu_seq"] if ranks == 1 else ["trainer=mpi_cpu", f"ranks={ranks}"]
         train(*of, *trainer, f"run_dir={folder}", f"data.cache_dir={place}/cache", check=0)
         assert read(folder)["world_size"] == ranks
         found[ranks] = (folder / "texts.csv").read_text(), read(folder)["metrics"], read(folder)["intervals"]
-    assert found[2] == found[1]
     assert found[3] == found[1]
     texts = pd.read_csv(place / f"{kind}-1" / "texts.csv", keep_default_na=False)
     assert texts["id"].nunique() == read(place / f"{kind}-1")["counts"]["test/items"] > 10
