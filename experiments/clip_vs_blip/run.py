@@ -116,13 +116,14 @@ def quality(records, answers, name):
             for r in (records[model],)
         ]  # fmt: skip
         rows.append([f"accuracy, {kind}", f"{count[f'test/questions/{kind}']:,}", *cells])
+    kinds = failures(answers)
     parts = {
         (kind, model): (fails[model].to_numpy(float), of.to_numpy(float))
-        for kind, (of, fails) in failures(answers).items()
+        for kind, (of, fails) in kinds.items()
         for model in MODELS
     }
     values, intervals = ratios(parts, answers["group"], 1000, 0)
-    for kind, (of, _) in failures(answers).items():
+    for kind, (of, _) in kinds.items():
         cells = [ranged(values.get((kind, model)), intervals.get((kind, model)), "<br>") for model in MODELS]
         rows.append([kind, f"{int(of.sum()):,}", *cells, "", "", ""])
         figures |= {f"{name}/{kind}/{model}": values.get((kind, model)) for model in MODELS}

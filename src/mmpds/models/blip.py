@@ -27,6 +27,7 @@ from mmpds.models.optimization import attention, one_rate
 from mmpds.models.pipelines import had, started_from
 
 LORA_TARGETS = ("query", "value", "qkv")
+TOWER = "vision_model."
 TEXTS = 64
 """Texts that are written at once."""
 IGNORED = -100
@@ -256,17 +257,15 @@ class Blip(pl.LightningModule):
         """
         with started_from(file) as checkpoint:
             state = checkpoint["state_dict"]
-            if any(name.startswith("clip.vision_model.") for name in state):
-                self.blip.vision_model.load_state_dict(clip_tower(state))
-                return []
             own = {name.removeprefix("blip."): v for name, v in state.items() if name.startswith("blip.")}
+            tower = clip_tower(state)
+            if any(name.startswith("text_encoder.") for name in own) and not hasattr(self.blip, "text_encoder"):
+                tower = {name.removeprefix(TOWER): v for name, v in own.items() if name.startswith(TOWER)}
+            if tower:
+                self.blip.vision_model.load_state_dict(tower)
+                return []
             if not own:
                 raise ValueError("it holds neither BLIP nor CLIP; no other network's weights have a place here")
-            if any(name.startswith("text_encoder.") for name in own) and not hasattr(self.blip, "text_encoder"):
-                tower = "vision_model."
-                seen = {name.removeprefix(tower): v for name, v in own.items() if name.startswith(tower)}
-                self.blip.vision_model.load_state_dict(seen)
-                return []
             self.on_load_checkpoint(checkpoint)
             missing, left = self.blip.load_state_dict(own, strict=False)
             # a captioner has no encoder of questions

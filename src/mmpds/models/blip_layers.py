@@ -87,7 +87,7 @@ def merged(network: nn.Module) -> dict[str, Tensor]:
 
 
 def clip_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The vision tower of a checkpoint of `Clip` as weights of a BlipVisionModel with `NormedEmbeddings`.
+    """The vision tower of a checkpoint of `Clip` as weights of a BlipVisionModel with `NormedEmbeddings`; or nothing.
 
     Args:
         state: the checkpoint's state dict.

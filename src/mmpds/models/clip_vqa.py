@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmpds.data.batch import real_items
 from mmpds.metrics.hallucination import TERMS, answered, named
 from mmpds.models.clip import Clip
+from mmpds.models.zero_shot import Sentences, class_embeddings
 
 MOST = 50
 """Candidates of a question: the answers that training gives most often to questions of its kind."""
@@ -41,7 +41,7 @@ class ClipVqa(Clip):
         self, findings: Sequence[str] = tuple(TERMS), candidates: Sequence[str] | None = None, **arguments: Any
     ) -> None:
         super().__init__(findings, **arguments)
-        self.candidates = list(candidates or ())
+        self.candidates = list(dict.fromkeys(candidates or ()))
         self._told = [finding for finding in findings if finding in TERMS]
         self._choices: list[tuple[list[str], Tensor]] = []  # of each question: its candidates, unit vectors [K, D]
 
@@ -86,29 +86,31 @@ class ClipVqa(Clip):
             (question, tuple(answers)): self._sentences(question, answers)
             for question, answers in zip(questions, candidates, strict=True)
         }
-        texts = sorted({text for each in told.values() for sentences in each for text in sentences})
+        texts = sorted({text for answers in told.values() for each in answers.values() for text in each})
         embedded = dict(zip(texts, self.embed_texts(texts), strict=True))
 
-        def directions(each: Sequence[Sequence[str]]) -> Tensor:
-            means = [torch.stack([embedded[text] for text in sentences]).mean(dim=0) for sentences in each]
-            return F.normalize(torch.stack(means), dim=1)
+        def embed(chosen: list[str]) -> Tensor:
+            return torch.stack([embedded[text] for text in chosen])
 
-        found = {key: directions(each) for key, each in told.items()}
+        found = {
+            key: class_embeddings({answer: Sentences(list(each), []) for answer, each in answers.items()}, embed)
+            for key, answers in told.items()
+        }
         self._choices = [
             (answers, found[question, tuple(answers)]) for question, answers in zip(questions, candidates, strict=True)
         ]
 
-    def _sentences(self, question: str, answers: Sequence[str]) -> list[Sequence[str]]:
+    def _sentences(self, question: str, answers: Sequence[str]) -> dict[str, Sequence[str]]:
         """The sentences of each answer to a question."""
         about = np.flatnonzero(~np.isnan(named(question, self._told)))
         sides = self.sentences[self._told[about[0]]] if len(about) == 1 else None
-        found: list[Sequence[str]] = []
+        found: dict[str, Sequence[str]] = {}
         for answer in answers:
             if sides and sides.negative and answer.lower() in ("yes", "no"):
                 there = answered(question, answer, self._told)[about[0]] == 1
-                found.append(sides.positive if there else sides.negative)
+                found[answer] = sides.positive if there else sides.negative
             else:
-                found.append([f"{question} {answer}"])
+                found[answer] = [f"{question} {answer}"]
         return found
 
     def answer(self, image: Tensor, asked: Sequence[Sequence[int]]) -> list[str]:

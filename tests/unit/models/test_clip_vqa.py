@@ -48,12 +48,14 @@ def test_candidates_are_training_s_answers_to_questions_of_the_kind():
         (ASKED, ["no", "yes"], [["no pneumonia"], ["pneumonia"]]),
         (ASKED, ["left", "right"], [[f"{ASKED} left"], [f"{ASKED} right"]]),
         ("Are the lungs free of pneumonia?", ["yes", "no"], [["no pneumonia"], ["pneumonia"]]),
+        (ASKED, ["left", "left", "right"], [[f"{ASKED} left"], [f"{ASKED} right"]]),
         ("Is this image normal?", ["yes", "no"], [["Is this image normal? yes"], ["Is this image normal? no"]]),
     ],
 )
 @torch.no_grad()
 def test_an_answer_is_the_candidate_whose_sentences_are_nearest(question, candidates, told):
     clip, shown = model(candidates=candidates), images(5)
+    candidates = clip.candidates
     clip.offer([question], [candidates])
     answers = clip.answer(shown, [[0]] * 5)
     near = clip.embed_images(shown) @ torch.stack([F.normalize(clip.embed_texts(t).mean(0), dim=0) for t in told]).T
