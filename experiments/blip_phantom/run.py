@@ -30,10 +30,9 @@ BEST = "checkpoints/best.ckpt"
 def texts(run):
     """How good a run's answers or captions are, what guessing scores, and what they name wrongly, as Markdown."""
     parts = []
-    for shown in (writing.answers(run), writing.similarity(run), writing.findings(run)):
-        if shown:
-            rows = [["<br>".join(filter(None, cell)) for cell in row] for row in shown.rows]
-            parts.append(f"{shown.caption}.\n\n{markdown(shown.heads, rows)}")
+    for shown in writing.written(run):
+        rows = [["<br>".join(filter(None, cell)) for cell in row] for row in shown.rows]
+        parts.append(f"{shown.caption}.\n\n{markdown(shown.heads, rows)}")
     return "\n".join([*parts, *(f"Note: {text}.\n" for text in run["warnings"])])
 
 

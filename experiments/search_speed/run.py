@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from measure import apart, conclude, interleaved, rate
 
 from mmpds import results
-from mmpds.launch import mpirun
+from mmpds.launch import allowed, mpirun
 from mmpds.search import approximate, ranks
 from mmpds.search.archive import ROWS, Archive, begin, write_shard
 from mmpds.search.exact import Exact
@@ -152,7 +152,7 @@ def meet(folder, rank, name):
 
 def halves(folder):
     """Queries a second of two ranks, and of two processes that know nothing of one another, each over its half."""
-    environment = dict(os.environ) | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    environment = dict(os.environ) | allowed()
     cap_threads(1, environment)
     launch = [mpirun("auto"), "-n", "2", "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
 

@@ -155,9 +155,8 @@ def _print_written(result: Mapping[str, Any]) -> None:
         return
     from mmpds.report import writing
 
-    for drawn in (writing.answers(result), writing.similarity(result), writing.findings(result)):
-        if drawn:
-            table(drawn.caption, drawn.heads, [["\n".join(filter(None, cell)) for cell in row] for row in drawn.rows])
+    for drawn in writing.written(result):
+        table(drawn.caption, drawn.heads, [["\n".join(filter(None, cell)) for cell in row] for row in drawn.rows])
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:

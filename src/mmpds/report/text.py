@@ -35,7 +35,7 @@ def markdown_report(run: StoredRun) -> str:
         tables.headline(run), *tables.operating_points(run), tables.gaps(run, True), tables.groups(run),
         tables.localization(run), tables.predictions(run), generation.quality(run.result),
         generation.classes(run.result), generation.fidelity(run.result), generation.gallery(run.manifest),
-        writing.answers(run.result), writing.similarity(run.result), writing.findings(run.result),
+        *writing.written(run.result),
     ]  # fmt: skip
     for table in found:
         if table:

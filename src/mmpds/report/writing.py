@@ -23,6 +23,11 @@ NAMED = {"Named": "named", "Of these absent": "hallucination", "Present": "prese
 SHOWN = "test/accuracy/"
 
 
+def written(result: Mapping[str, Any]) -> list[Table]:
+    """All tables of this page that the result has something for."""
+    return [table for table in (answers(result), similarity(result), findings(result)) if table]
+
+
 def answers(result: Mapping[str, Any]) -> Table | None:
     """Exact matches of each kind of question, beside what guessing scores."""
     metrics, counts = result.get("metrics") or {}, result.get("counts") or {}
