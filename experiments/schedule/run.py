@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mmpds import results
 from mmpds.console import table
-from mmpds.launch import free_port, mpirun, rendezvous
+from mmpds.launch import allowed, free_port, mpirun, rendezvous
 from mmpds.sweep import markdown
 from mmpds.world import adopt, cores
 
@@ -140,7 +140,7 @@ def started(ranks, folder):
     """What the ranks measured."""
     out = Path(folder) / f"{ranks}.json"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    environment |= allowed()
     # its component ucx complains about itself
     command = [mpirun("auto"), "--mca", "osc", "^ucx", "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
     command += ["-n", str(ranks), sys.executable, __file__, str(out)]

@@ -24,7 +24,7 @@ import tables
 from entries import KERNELS, additions, triads
 
 from mmpds import results
-from mmpds.launch import mpirun
+from mmpds.launch import allowed, mpirun
 from mmpds.world import cores
 
 HERE = Path(__file__).resolve().parent
@@ -42,9 +42,7 @@ def carried_out(command, environ=()):
     Raises:
         ProgramError: it fails, or takes more than LIMIT_S seconds.
     """
-    environment = os.environ | dict(environ)
-    if os.geteuid() == 0:  # Open MPI asks twice
-        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    environment = os.environ | dict(environ) | allowed()
     try:
         done = subprocess.run(
             command, cwd=KERNELS, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
