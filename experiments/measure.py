@@ -17,13 +17,54 @@ from mmpds.sweep import markdown
 from mmpds.world import cores
 
 HERE = Path(__file__).resolve().parent
+GPU_FILE = "gpu.json"
+"""Measured on a GPU, beside results.json, which is of a CPU."""
 
 
 def rate(work, items):
-    """Items a second of one call."""
+    """Items a second of one call; one that ends with results on the host has waited for the GPU."""
     began = time.perf_counter()
     work()
     return items / (time.perf_counter() - began)
+
+
+def operations(work):
+    """Floating-point operations of the matrix products, convolutions and attention of a call."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def bfloat16_peak():
+    """Floating-point operations a second of a product of bfloat16 matrices on this GPU, the fastest of twenty."""
+    size = 8192
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    rates = []
+    for _ in range(20):
+        torch.cuda.synchronize()
+        rates.append(rate(lambda: (a @ b, torch.cuda.synchronize()), 2 * size**3))
+    return max(rates)
+
+
+def of_peak(items_per_s, operations_an_item):
+    """What share of the GPU's bfloat16 peak these items are, in words."""
+    peak, used = bfloat16_peak(), statistics.median(items_per_s) * operations_an_item
+    return (
+        f"{operations_an_item / 1e9:,.0f} GFLOP each: {used / 1e12:.0f} TFLOP/s, {used / peak:.0%} of the "
+        f"{peak / 1e12:.0f} TFLOP/s that a product of bfloat16 matrices reaches here"
+    )
+
+
+def machine(gpu=False):
+    """What this is measured on; its GPU only where that works."""
+    return results.hardware([torch.cuda.get_device_name()] if gpu else [], cores())
+
+
+def named(hardware):
+    """A machine in words."""
+    return "".join(f"one {gpu}, " for gpu in hardware["gpu"]) + f"{hardware['cpu']}, {hardware['cores']} cores"
 
 
 def interleaved(contestants, rounds):
@@ -107,8 +148,8 @@ def compared(rates, pairs):
     return ratios
 
 
-def conclude(folder, title, rates, pairs, sections, remarks="", unit="images/s", **more):
-    """Print rates and ratios; where all sections are measured keep them in results.json and renew the READMEs.
+def conclude(folder, title, rates, pairs, sections, remarks="", unit="images/s", gpu=False, **more):
+    """Print rates and ratios; where all sections are measured keep them, on a GPU in gpu.json, and renew the READMEs.
 
     Args:
         folder: the benchmark's.
@@ -118,6 +159,7 @@ def conclude(folder, title, rates, pairs, sections, remarks="", unit="images/s",
         sections: names of all sections.
         remarks: Markdown below the tables.
         unit: of the rates.
+        gpu: whether this is of a GPU.
         more: what results.json keeps besides.
 
     Returns:
@@ -141,10 +183,10 @@ def conclude(folder, title, rates, pairs, sections, remarks="", unit="images/s",
         print(remarks)
     if set(rates) == set(sections):
         text = f"{title}.\n\n" + "\n".join(markdown(heads, rows) for heads, rows in shown)
-        record = {"title": title, "hardware": results.hardware([], cores()), "versions": results.versions()}
+        record = {"title": title, "hardware": machine(gpu), "versions": results.versions()}
         record |= {"images_per_s" if unit == "images/s" else "rates": rates, "ratios": ratios} | more
         record["markdown"] = text + (f"\n{remarks}\n" if remarks else "")
-        results.write_text(folder / "results.json", json.dumps(record, indent=2) + "\n")
+        results.write_text(folder / (GPU_FILE if gpu else results.FILE), json.dumps(record, indent=2) + "\n")
         subprocess.run([sys.executable, HERE / "publish.py"], check=True)
     missed = [name for name, r in ratios.items() if r["target"] and r["median"] < r["target"]]
     if missed:
@@ -156,4 +198,4 @@ def kept(folder):
     """What an earlier measurement on the same hardware kept: a single section may be renewed beside the others."""
     path = folder / results.FILE
     record = json.loads(path.read_text()) if path.exists() else {}
-    return record if record.get("hardware") == results.hardware([], cores()) else {}
+    return record if record.get("hardware") == machine() else {}

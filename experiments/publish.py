@@ -4,7 +4,8 @@
     python experiments/publish.py                  renew all READMEs from what is kept
     python experiments/publish.py --check          say which README is out of date; exit status 1 if any is
 
-A README holds blocks `<!-- begin STUDY VIEW -->` … `<!-- end -->`; the views are the functions of this file.
+A README holds blocks `<!-- begin STUDY VIEW -->` … `<!-- end -->`, or `<!-- begin STUDY VIEW gpu -->` of its gpu.json;
+the views are the functions of this file.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from mmpds.console import POINTS, SHOWN, figure, place, print_results, ranged, s
 from mmpds.sweep import markdown
 
 HERE = Path(__file__).resolve().parent
-BLOCK = re.compile(r"(<!-- begin (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- begin (\w+) (\w+)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def console(record):
@@ -142,10 +143,10 @@ def renewed(text):
     """`text` with every block made anew; a block whose results are not there yet stays."""
 
     def block(match):
-        path = HERE / match[2] / "results.json"
+        path = HERE / match[2] / f"{match[4] or 'results'}.json"
         if not path.exists():
             return match[0]
-        return match[1] + VIEWS[match[3]](json.loads(path.read_text())) + match[4]
+        return match[1] + VIEWS[match[3]](json.loads(path.read_text())) + match[5]
 
     return BLOCK.sub(block, text)
 

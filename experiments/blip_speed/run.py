@@ -4,8 +4,10 @@ A contestant has a process of its own, in which it works only when it is its tur
 weights are random, which changes no speed, and the end of a text is ruled out, so that all have the same length.
 
     python experiments/blip_speed/run.py [--rounds 3] [--images 32] [--only mpi]
+    python experiments/blip_speed/run.py --gpu
 
-Writes results.json beside this file and renews the READMEs; `--only` measures one section, beside what is kept.
+Writes results.json, of a GPU gpu.json, beside this file and renews the READMEs; `--only` measures one section, beside
+what is kept. On a GPU mmpds is measured on all cores of the same machine too.
 """
 
 import argparse
@@ -21,10 +23,9 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import apart, conclude, interleaved, kept, rate, steady
+from measure import apart, conclude, interleaved, kept, machine, named, rate, steady
 
-from mmpds import results
-from mmpds.world import cores, reuse_memory
+from mmpds.world import reuse_memory
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -38,15 +39,22 @@ QUESTIONS = (
     "Is there evidence of pneumonia?", "Is there evidence of a pleural effusion on the left?", "Is this normal?",
     "Which side is affected?",
 )  # fmt: skip
-BATCH = 16
+BATCH, GPU_BATCH = 16, 64
 PAIRS = {
     "captions ÷ plain loop": ("captions", "mmpds", "plain", 5.0),
     "answers ÷ plain loop": ("answers", "mmpds", "plain", 5.0),
     "2 MPI ranks ÷ 2 independent processes": ("mpi", "2 MPI ranks", "2 processes", 0.97),
 }
 
+GPU_PAIRS = {
+    "captions ÷ plain loop": ("captions", "mmpds", "plain", 8.0),
+    "answers ÷ plain loop": ("answers", "mmpds", "plain", 8.0),
+    "captions, GPU ÷ all cores": ("captions", "mmpds", "mmpds on the CPU", None),
+    "answers, GPU ÷ all cores": ("answers", "mmpds", "mmpds on the CPU", None),
+}
 
-def network(kind, length, half):
+
+def network(kind, length, device, half):
     """BLIP-base with random weights and a made-up vocabulary of the published size."""
     from mmpds.models import wordpiece
     from mmpds.models.blip import Blip
@@ -64,7 +72,7 @@ def network(kind, length, half):
     model.tokenizer = wordpiece.restored({"pieces": pieces, "length": 512})
     with torch.no_grad():  # no text ends early
         model.blip.text_decoder.cls.predictions.bias[model.tokenizer.sep_token_id] = -1e4
-    return model.to(torch.bfloat16) if half and has_bfloat16("cpu") else model
+    return model.to(device, torch.bfloat16 if half and has_bfloat16(device) else torch.float32)
 
 
 def pixels(images):
@@ -72,25 +80,24 @@ def pixels(images):
     return torch.rand(images, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
-def plain(kind, images):
+def plain(kind, images, device):
     """Texts a second of transformers' own layers and `generate`, fp32: one image, one question at a time."""
     from transformers.models.blip.modeling_blip import BlipAttention
     from transformers.models.blip.modeling_blip_text import BlipTextAttention
 
     length = CAPTION if kind == "captions" else ANSWER
-    model, own = (
-        network(kind, length, half=False),
-        {"FusedAttention": BlipAttention, "MaskedAttention": BlipTextAttention},
-    )
+    model = network(kind, length, device, half=False)
+    own = {"FusedAttention": BlipAttention, "MaskedAttention": BlipTextAttention}
     for module in model.blip.modules():
         module.__class__ = own.get(type(module).__name__, type(module))
-    scaled = ((pixels(images) - model.image_mean) / model.image_std).expand(-1, 3, -1, -1).contiguous()
+    shown = pixels(images).to(device)
+    scaled = ((shown - model.image_mean) / model.image_std).expand(-1, 3, -1, -1).contiguous()
     asked = [None] if kind == "captions" else QUESTIONS
 
     def run():
         for image in scaled.split(1):
             for question in asked:
-                tokens = {} if question is None else model.tokenizer([question], return_tensors="pt")
+                tokens = {} if question is None else model.tokenizer([question], return_tensors="pt").to(device)
                 given = {name: tokens[name] for name in ("input_ids", "attention_mask") if name in tokens}
                 written = model.blip.generate(pixel_values=image, max_new_tokens=length, do_sample=False, **given)
                 model.tokenizer.batch_decode(written, skip_special_tokens=True)
@@ -98,16 +105,17 @@ def plain(kind, images):
     return lambda: rate(run, images * len(asked))
 
 
-def ours(kind, images):
+def ours(kind, images, device):
     """Texts a second of the test step: batches, each image seen once, bfloat16 where the hardware has it."""
-    model, shown = network(kind, CAPTION if kind == "captions" else ANSWER, half=True), pixels(images)
+    model, shown = network(kind, CAPTION if kind == "captions" else ANSWER, device, half=True), pixels(images)
+    size = GPU_BATCH if device == "cuda" else BATCH
     asked = 1 if kind == "captions" else len(QUESTIONS)
 
     def run():
         with torch.inference_mode():
-            for start in range(0, images, BATCH):
-                index = torch.arange(start, min(start + BATCH, images))
-                batch = {"image": shown[index].to(model.dtype), "index": index}
+            for start in range(0, images, size):
+                index = torch.arange(start, min(start + size, images))
+                batch = {"image": shown[index].to(device, model.dtype), "index": index}
                 if kind == "answers":
                     batch |= {"question": [list(QUESTIONS)] * len(index), "asked": [[0] * asked] * len(index)}
                 model.test_step(batch, 0)
@@ -160,20 +168,29 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--only", choices=["captions", "answers", "mpi"])
+    parser.add_argument("--gpu", action="store_true", help="captions and answers on one GPU")
     arguments = parser.parse_args()
+    if arguments.gpu and (arguments.only or not torch.cuda.is_available()):
+        parser.error("--gpu: torch.cuda finds no GPU here" if not arguments.only else "--gpu: goes without --only")
+    device, count = ("cuda", 8 * arguments.images) if arguments.gpu else ("cpu", arguments.images)
     rates = dict(kept(HERE).get("images_per_s", {})) if arguments.only else {}
     for kind in ("captions", "answers"):
         if arguments.only in (None, kind):
-            builders = {"mmpds": partial(ours, kind), "plain": partial(plain, kind)}
-            rates[kind] = apart(builders, arguments.rounds, arguments.images)
-    if arguments.only in (None, "mpi"):
+            builders = {
+                "mmpds": partial(ours, kind, count, device), "plain": partial(plain, kind, arguments.images, device),
+            }  # fmt: skip
+            if arguments.gpu:
+                builders["mmpds on the CPU"] = partial(ours, kind, arguments.images, "cpu")
+            rates[kind] = apart(builders, arguments.rounds)
+    if arguments.only in (None, "mpi") and not arguments.gpu:
         rates["mpi"] = mpi(6 * arguments.images, arguments.rounds)
-    hardware = results.hardware([], cores())
     title = (
         f"BLIP-base with random weights, {SIZE} px, captions of {CAPTION} tokens, {len(QUESTIONS)} questions an image "
-        f"with answers of {ANSWER}, texts a second in batches of {BATCH} images; {hardware['cpu']}, "
-        f"{hardware['cores']} cores"
+        f"with answers of {ANSWER}, texts a second in batches of {GPU_BATCH if arguments.gpu else BATCH} images; "
+        f"{named(machine(arguments.gpu))}"
     )
+    if arguments.gpu:
+        return conclude(HERE, title, rates, GPU_PAIRS, ("captions", "answers"), gpu=True)
     return conclude(HERE, title, rates, PAIRS, ("captions", "answers", "mpi"))
 
 

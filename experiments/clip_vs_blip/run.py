@@ -1,6 +1,7 @@
 """The same questions about the same images: CLIP, which ranks candidate answers, beside BLIP, which writes them.
 
     python experiments/clip_vs_blip/run.py [--vqa-rad PATH] [--rounds 3]
+    python experiments/clip_vs_blip/run.py --gpu    times both on one GPU alone; keeps gpu.json
 
 Asks CLIP of experiments/clip_phantom and BLIP of experiments/blip_phantom about phantoms of patients that neither
 has seen; with PATH, the folder of VQA-RAD's public release, also models trained on its images about held-out ones. Then
@@ -20,7 +21,7 @@ import pandas as pd
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import finished
+from measure import GPU_FILE, finished, machine, named
 
 from mmpds import results
 from mmpds.console import ranged, table
@@ -49,7 +50,9 @@ TRAINERS = {
     "GPU": ("trainer=gpu", f"data.batch_size={BATCH}"),
     "MPI + GPU": ("trainer=mpi_gpu", f"data.batch_size={max(1, gpus()) * BATCH}"),
     "one image at a time": ("trainer=cpu_seq", "data.batch_size=1"),
+    "GPU, one image at a time": ("trainer=gpu", "data.batch_size=1"),
 }
+ON_GPU = ("GPU", "MPI + GPU", "GPU, one image at a time")
 TIMED = ("stages=[test]", "report=false", "bootstrap=0", "callbacks.texts.controls=false")
 SHOWN, TILE = 3, 160
 
@@ -146,12 +149,15 @@ def examples(answers):
     return draw_sheet(tiles, captions, 2 * SHOWN, "Failures of each kind")
 
 
-def timed(models, rounds):
-    """Either model's test under each trainer and one image at a time, in turns: results, or why there are none."""
-    lacking = {"GPU": gpus() < 1, "MPI + GPU": gpus() < 2, "all cores": cores() < 2, "MPI": cores() < 2}
+def timed(models, rounds, places):
+    """Either model's test under each trainer and one image at a time, in turns: the results."""
+    lacking = {
+        "GPU": gpus() < 1, "GPU, one image at a time": gpus() < 1, "MPI + GPU": gpus() < 2, "all cores": cores() < 2,
+        "MPI": cores() < 2,
+    }  # fmt: skip
     jobs = {
-        (model, place): (*own, *PHANTOM, *TIMED, *how)
-        for place, how in TRAINERS.items()
+        (model, place): (*own, *PHANTOM, *TIMED, *TRAINERS[place])
+        for place in places
         if not lacking.get(place)
         for model, own in models.items()
     }
@@ -161,8 +167,7 @@ def timed(models, rounds):
             folder = RUNS / "timed" / f"{job[0]}-{job[1].replace(' ', '-')}-{turn}"
             shutil.rmtree(folder, ignore_errors=True)
             found[job].append(finished(folder, *overrides))
-    skipped = [f"{place}: none here" for place in ("GPU", "MPI + GPU") if lacking[place]]
-    return found, skipped
+    return found
 
 
 def costs(found):
@@ -178,7 +183,7 @@ def costs(found):
             return f"{statistics.median(values):.{digits}f}<br>{values[0]:.{digits}f}–{values[-1]:.{digits}f}"
 
         latency = ["–", "–"]
-        if place == "one image at a time":
+        if "one image at a time" in place:
             latency = [middle(lambda r, p=p: r["timing"]["step_ms"][p], 1) for p in ("p50", "p95")]
         energy = records[0]["energy"]
         rows.append([
@@ -196,8 +201,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vqa-rad", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--gpu", action="store_true")
     given = parser.parse_args()
+    if given.gpu and not gpus():
+        parser.error("--gpu: no GPU here")
     models = trained()
+    if given.gpu:
+        runs = timed(models, given.rounds, ON_GPU)
+        keep(
+            GPU_FILE, machine(gpu=True), runs, [(f"What either costs, {named(machine(gpu=True))}", *costs(runs))], given
+        )
+        return
     sets = {"phantom": asked("phantom", models, PHANTOM)}
     if given.vqa_rad:
         root = given.vqa_rad.resolve()
@@ -211,23 +225,28 @@ def main():
         items = records["CLIP"]["counts"]["test/items"]
         shown.append((f"{name}: {len(answers):,} questions about {items:,} held-out images", heads, rows))
     examples(sets["phantom"][1]).save(HERE / "failures.png", optimize=True)
-    runs, skipped = timed(models, given.rounds)
-    hardware = results.hardware([], cores())
-    title = f"What either costs, {hardware['cpu']}, {hardware['cores']} cores" + "".join(f"; {why}" for why in skipped)
+    runs = timed(models, given.rounds, [place for place in TRAINERS if place not in ON_GPU])
+    title = f"What either costs, {named(machine())}"
     shown.append((title, *costs(runs)))
+    keep(results.FILE, machine(), runs, shown, given, failures=figures, metrics={
+        f"{name}/{model}": r["metrics"] for name, (found, _) in sets.items() for model, r in found.items()
+    })  # fmt: skip
+
+
+def keep(file, hardware, runs, shown, given, **more):
+    """Print the tables, keep them and what they were made of, renew the READMEs."""
     for heading, columns, rows in shown:
         table(heading, columns, [[text.replace("<br>", "  ") for text in row] for row in rows])
     record = {
-        "command": "python experiments/clip_vs_blip/run.py --vqa-rad PATH", "title": title, "hardware": hardware,
-        "versions": results.versions(), "git_commit": results.git_commit(), "failures": figures,
-        "metrics": {f"{name}/{model}": r["metrics"] for name, (found, _) in sets.items() for model, r in found.items()},
+        "command": "python experiments/clip_vs_blip/run.py --vqa-rad PATH", "title": shown[-1][0], "hardware": hardware,
+        "versions": results.versions(), "git_commit": results.git_commit(), **more,
         "timing": {"/".join(job): [r["timing"] for r in records] for job, records in runs.items()},
         "energy": {"/".join(job): [r["energy"] for r in records] for job, records in runs.items()},
         "markdown": "\n".join(f"{heading}:\n\n{markdown(heads, rows)}" for heading, heads, rows in shown)
         + "\nBelow each share its 95 % interval, by patient or image; below each cost the least and the greatest of "
         f"{given.rounds} turns.\n",
     }  # fmt: skip
-    results.write_text(HERE / "results.json", json.dumps(record, indent=2) + "\n")
+    results.write_text(HERE / file, json.dumps(record, indent=2) + "\n")
     subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
 
 

@@ -4,14 +4,17 @@ A contestant has a process of its own, in which it works only when it is its tur
 speed.
 
     python experiments/embedding_speed/run.py [--rounds 5] [--images 384]
+    python experiments/embedding_speed/run.py --gpu --images 4096 --batch 256
 
-Writes results.json beside this file and renews the READMEs.
+Writes results.json, of a GPU gpu.json, beside this file and renews the READMEs.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +23,8 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import apart, conclude, rate
+from measure import apart, conclude, machine, named, of_peak, operations, rate
 
-from mmpds import results
 from mmpds.world import cores, reuse_memory
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +35,7 @@ VISION = {
 }  # fmt: skip
 TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
 SIZE, FILE_SIZE = 224, 512
-PLAIN_BATCH, BATCH = 8, 32
+PLAIN_BATCH = 8
 PAIRS = {
     "embedding ÷ plain transformers loop": ("embedding", "mmpds", "plain", 3.0),
     "embedding ÷ hand-tuned loop": ("embedding", "mmpds", "tuned", 0.97),
@@ -41,7 +43,7 @@ PAIRS = {
 }
 
 
-def ours(folder):
+def ours(folder, batch, device):
     """As a user gets it: images of a folder, decoded anew each time, ViT-B/32, a trainer."""
     import lightning.pytorch as pl
 
@@ -56,13 +58,13 @@ def ours(folder):
     warnings.filterwarnings("ignore")
     reuse_memory()
     torch.manual_seed(0)
-    data = ImageData(Phantom, predict_root=folder, size=SIZE, batch_size=BATCH, cache_dir=None)
+    data = ImageData(Phantom, predict_root=folder, size=SIZE, batch_size=batch, cache_dir=None)
     data.setup("predict")
     model = Clip(["Pneumonia"], size=SIZE, vision=VISION, text=TEXT).eval()
     model.tokenizer = vocabulary.learn(model.findings, vocabulary.SMALLEST, 77)
-    half = has_bfloat16("cpu")
+    half = has_bfloat16(device)
     trainer = partial(
-        pl.Trainer, accelerator="cpu", devices=1, precision="bf16-mixed" if half else "32-true", logger=False,
+        pl.Trainer, accelerator=device, devices=1, precision="bf16-mixed" if half else "32-true", logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     )  # fmt: skip
@@ -74,14 +76,17 @@ def loaded(data):
     return torch.cat([batch["image"] for batch in data.eval_dataloader("predict")])
 
 
-def our_embedding(folder, compute_only=True):
+def our_embedding(folder, batch, device, compute_only=True):
     """Images a second of `stages=[predict]`: of images in memory, or with the files decoded and resized in turn."""
-    data, model, trainer, timing_of, combine, _ = ours(folder)
+    data, model, trainer, timing_of, combine, _ = ours(folder, batch, device)
     if compute_only:
         memory = loaded(data)
         source = data.images["predict"].source
         pixels = (memory[:, 0] * 255).round().to(torch.uint8).numpy()
         source.image = lambda row, size: pixels[row]
+        if device == "cuda":
+            cost = operations(lambda: model.embed_images(memory[:batch]))
+            Path(folder, "operations.json").write_text(json.dumps(cost / batch))
 
     def measure():
         timing = timing_of(warmup_steps=1)
@@ -91,15 +96,15 @@ def our_embedding(folder, compute_only=True):
     return measure
 
 
-def loop(folder, tuned=False):
+def loop(folder, batch, device, tuned=False):
     """Images a second of transformers' CLIPModel over tensors in memory: fp32 and batches of 8, or tuned."""
     from transformers import CLIPModel
 
-    data, model, *_, half = ours(folder)
+    data, model, *_, half = ours(folder, batch, device)
     images = loaded(data)
-    theirs: CLIPModel = model.clip
+    theirs: CLIPModel = model.clip.to(device)
     images = ((images - model.image_mean) / model.image_std).expand(-1, 3, -1, -1).contiguous()
-    size = BATCH if tuned else PLAIN_BATCH
+    size = batch if tuned else PLAIN_BATCH
     if tuned:
         dtype = torch.bfloat16 if half else torch.float32
         theirs, images = theirs.to(dtype), images.to(dtype)
@@ -107,15 +112,16 @@ def loop(folder, tuned=False):
     def run():
         with torch.inference_mode():
             for start in range(0, len(images), size):
-                features = theirs.get_image_features(pixel_values=images[start : start + size]).pooler_output
-                torch.nn.functional.normalize(features.float(), dim=1).numpy()
+                pixels = images[start : start + size].to(device)
+                features = theirs.get_image_features(pixel_values=pixels).pooler_output
+                torch.nn.functional.normalize(features.float(), dim=1).cpu().numpy()
 
     return lambda: rate(run, len(images))
 
 
-def loading(folder):
+def loading(folder, batch, device):
     """Images a second of the loader alone."""
-    data, *_ = ours(folder)
+    data, *_ = ours(folder, batch, device)
 
     def run():
         for _ in data.eval_dataloader("predict"):
@@ -128,9 +134,13 @@ def write_files(folder, count):
     """Photographs, so to speak: JPEG of the phantom."""
     from mmpds.data.phantom import Phantom
 
-    phantom = Phantom(images=count)
-    for row in range(count):
-        Image.fromarray(phantom.image(row, FILE_SIZE)).save(Path(folder) / f"{row:05d}.jpg", quality=90)
+    with ProcessPoolExecutor(cores()) as pool:
+        list(pool.map(partial(write_file, Phantom(images=count), folder), range(count), chunksize=16))
+
+
+def write_file(phantom, folder, row):
+    """One of them."""
+    Image.fromarray(phantom.image(row, FILE_SIZE)).save(Path(folder) / f"{row:05d}.jpg", quality=90)
 
 
 def main():
@@ -138,21 +148,30 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=384)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--gpu", action="store_true", help="the embedding on one GPU")
     arguments = parser.parse_args()
+    if arguments.gpu and not torch.cuda.is_available():
+        parser.error("--gpu: torch.cuda finds no GPU here")
     with tempfile.TemporaryDirectory() as folder:
         write_files(folder, arguments.images)
+        of = folder, arguments.batch, "cuda" if arguments.gpu else "cpu"
         builders = {"mmpds": our_embedding, "plain": loop, "tuned": partial(loop, tuned=True)}
-        rates = {"embedding": apart(builders, arguments.rounds, folder)}
+        rates = {"embedding": apart(builders, arguments.rounds, *of)}
+        sections = ("embedding",) if arguments.gpu else ("embedding", "decoding")
+        title = f"CLIP ViT-B/32 with random weights, {SIZE} px, batches of {arguments.batch} (plain: {PLAIN_BATCH})"
+        if arguments.gpu:
+            cost = json.loads(Path(folder, "operations.json").read_text())
+            remarks = f"mmpds, with images in the host's memory: {of_peak(rates['embedding']['mmpds'], cost)}."
+            return conclude(
+                HERE, f"{title}; {named(machine(gpu=True))}", rates, PAIRS, ("embedding",), remarks, gpu=True
+            )
         builders = {"loader": loading, "model": our_embedding, "both": partial(our_embedding, compute_only=False)}
-        rates["decoding"] = apart(builders, arguments.rounds, folder)
+        rates["decoding"] = apart(builders, arguments.rounds, *of)
     slower = [min(pair) for pair in zip(rates["decoding"]["loader"], rates["decoding"]["model"], strict=True)]
     rates["decoding"]["slower alone"] = slower
-    hardware = results.hardware([], cores())
-    title = (
-        f"CLIP ViT-B/32 with random weights, {SIZE} px, batches of {BATCH} (plain: {PLAIN_BATCH}); files: JPEG of "
-        f"{FILE_SIZE} px; {hardware['cpu']}, {hardware['cores']} cores"
-    )
-    return conclude(HERE, title, rates, PAIRS, ("embedding", "decoding"))
+    title += f"; files: JPEG of {FILE_SIZE} px; {named(machine())}"
+    return conclude(HERE, title, rates, PAIRS, sections)
 
 
 if __name__ == "__main__":

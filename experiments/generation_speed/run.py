@@ -4,12 +4,14 @@ Stable Diffusion 1.5's architecture with random weights: speed does not depend o
 process of its own, in which it works only when it is its turn; ratios are of two turns of one round.
 
     python experiments/generation_speed/run.py [--rounds 5] [--size 256] [--steps 4] [--only inference|mpi]
+    python experiments/generation_speed/run.py --gpu --size 512 --steps 20
 
-Writes results.json beside this file and renews the READMEs; --only renews one section on the same hardware. It takes
-13 GB of memory.
+Writes results.json, of a GPU gpu.json, beside this file and renews the READMEs; --only renews one section on the same
+hardware. It takes 13 GB of memory.
 """
 
 import argparse
+import json
 import logging
 import os
 import subprocess
@@ -24,11 +26,10 @@ from omegaconf import OmegaConf
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import apart, conclude, interleaved, kept, rate, steady
+from measure import apart, conclude, interleaved, kept, machine, named, of_peak, operations, rate, steady
 
-from mmpds import results
 from mmpds.sweep import markdown
-from mmpds.world import cores, reuse_memory
+from mmpds.world import reuse_memory
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -46,6 +47,10 @@ PAIRS = {
     "inference ÷ hand-tuned diffusers pipeline": ("inference", "mmpds", "tuned", 1.0),
     "2 MPI ranks ÷ 2 independent processes": ("mpi", "2 MPI ranks", "2 processes", 0.97),
     "2 MPI ranks ÷ 1 thread": ("mpi", "2 MPI ranks", "1 thread", None),
+}
+GPU_PAIRS = {
+    "mmpds ÷ plain bfloat16 pipeline": ("inference", "mmpds", "plain", 1.5),
+    "mmpds ÷ hand-tuned diffusers pipeline": ("inference", "mmpds", "tuned", 1.0),
 }
 # over MPI, where costs of start and communication show most where a call is short
 SMALL = OmegaConf.merge(MODEL, {
@@ -73,9 +78,9 @@ def generator(size, steps, config):
 
 
 class Diffusers:
-    """The diffusers pipeline as it comes (float32), or tuned by hand (bfloat16, channels-last, memory reused)."""
+    """The diffusers pipeline as it comes (float32; on a GPU bfloat16), or tuned by hand (bfloat16, channels-last)."""
 
-    def __init__(self, size, steps, tuned):
+    def __init__(self, size, steps, device, tuned):
         from diffusers import StableDiffusionPipeline
 
         from mmpds.models.sampling import make_scheduler
@@ -86,8 +91,10 @@ class Diffusers:
             None, None, requires_safety_checker=False,
         )  # fmt: skip
         self.pipeline.set_progress_bar_config(disable=True)
-        if tuned:
+        self.pipeline.to(device)
+        if tuned or device == "cuda":
             self.pipeline.to(torch.bfloat16)
+        if tuned:
             for part in (self.pipeline.unet, self.pipeline.vae):
                 part.to(memory_format=torch.channels_last)
             reuse_memory()
@@ -95,13 +102,13 @@ class Diffusers:
 
     def images(self, first, last):
         random = [torch.Generator("cpu").manual_seed(seed) for seed in range(first, last)]
-        return self.pipeline(PROMPTS[first:last], generator=random, output_type="pt", **self.call).images.float()
+        return self.pipeline(PROMPTS[first:last], generator=random, output_type="pt", **self.call).images.float().cpu()
 
 
 class Ours:
     """mmpds as a user gets it: the prompts' DataModule, our model, Lightning's predict loop."""
 
-    def __init__(self, size, steps, folder, precision):
+    def __init__(self, size, steps, device, folder, precision):
         import lightning.pytorch as pl
 
         from mmpds.data.prompts import PromptData
@@ -115,18 +122,18 @@ class Ours:
         self.data.table["seed"] = range(len(PROMPTS))  # the pipelines' own
         self.model = model
         self.trainer = pl.Trainer(
-            accelerator="cpu", devices=1, precision=precision, logger=False, enable_checkpointing=False,
+            accelerator=device, devices=1, precision=precision, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
             default_root_dir=folder,
         )  # fmt: skip
 
     def images(self):
-        return torch.cat([output["image"] for output in self.trainer.predict(self.model, self.data)])
+        return torch.cat([output["image"].cpu() for output in self.trainer.predict(self.model, self.data)])
 
 
-def pipeline_rate(size, steps, folder, tuned=False):
+def pipeline_rate(size, steps, device, folder, tuned=False):
     """Images a second of a diffusers pipeline; the first call builds it, so that one is built at a time."""
-    made = cache(lambda: Diffusers(size, steps, tuned))
+    made = cache(lambda: Diffusers(size, steps, device, tuned))
     count, batch = (len(PROMPTS), BATCH) if tuned else (PLAIN, 1)
 
     def loop():
@@ -135,12 +142,19 @@ def pipeline_rate(size, steps, folder, tuned=False):
     return partial(kept_rate, made, loop, count, f"{folder}/{'tuned' if tuned else 'plain'}.pt")
 
 
-def our_rate(size, steps, folder, precision=None):
+def our_rate(size, steps, device, folder, precision=None):
     """Images a second of Lightning's predict loop."""
     from mmpds.stages import has_bfloat16
 
-    precision = precision or ("bf16-true" if has_bfloat16("cpu") else "32-true")
-    made = cache(lambda: Ours(size, steps, folder, precision))
+    precision = precision or ("bf16-true" if has_bfloat16(device) else "32-true")
+
+    @cache
+    def made():
+        ours = Ours(size, steps, device, folder, precision)
+        if device == "cuda":
+            Path(folder, "operations.json").write_text(json.dumps(operations(ours.images) / len(PROMPTS)))
+        return ours
+
     return partial(kept_rate, made, lambda: made().images(), len(PROMPTS), f"{folder}/mmpds.pt")
 
 
@@ -205,25 +219,36 @@ def main():
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--only", choices=["inference", "mpi"])
+    parser.add_argument("--gpu", action="store_true", help="the inference on one GPU")
     arguments = parser.parse_args()
-    rates, price = {}, {}
+    if arguments.gpu and not torch.cuda.is_available():
+        parser.error("--gpu: torch.cuda finds no GPU here")
+    if arguments.gpu:
+        arguments.only = "inference"
+    device, rates, price = "cuda" if arguments.gpu else "cpu", {}, {}
     with tempfile.TemporaryDirectory() as folder:
         if arguments.only in (None, "inference"):
             builders = {"plain": pipeline_rate, "tuned": partial(pipeline_rate, tuned=True), "mmpds": our_rate}
-            rates["inference"] = apart(builders, arguments.rounds, arguments.size, arguments.steps, folder)
+            rates["inference"] = apart(builders, arguments.rounds, arguments.size, arguments.steps, device, folder)
             price = differences(folder)
+            cost = Path(folder, "operations.json")
+            used = of_peak(rates["inference"]["mmpds"], json.loads(cost.read_text())) if arguments.gpu else ""
         if arguments.only in (None, "mpi"):
             rates["mpi"] = mpi(arguments.size, arguments.rounds, folder)
-    if arguments.only and (old := kept(HERE)):
+    if arguments.only and not arguments.gpu and (old := kept(HERE)):
         rates, price = old["images_per_s"] | rates, price or old["differences"]  # a ratio compares within a section
-    hardware = results.hardware([], cores())
     title = (
         f"Stable Diffusion 1.5's architecture, {arguments.size} px, {arguments.steps} steps of DDIM, guidance "
-        f"{GUIDANCE}, batches of {BATCH}; over MPI a small one, {SMALL_STEPS} steps; {hardware['cpu']}, "
-        f"{hardware['cores']} cores"
+        f"{GUIDANCE}, batches of {BATCH}; "
+        + ("" if arguments.gpu else f"over MPI a small one, {SMALL_STEPS} steps; ")
+        + named(machine(arguments.gpu))
     )
     rows = [[name, f"{each['psnr']:.1f} dB", f"{each['ssim']:.4f}"] for name, each in price.items()]
     remarks = markdown(["images against plain's", "PSNR", "SSIM"], rows)
+    if arguments.gpu:
+        return conclude(
+            HERE, title, rates, GPU_PAIRS, ("inference",), f"{remarks}\nmmpds: {used}.", gpu=True, differences=price
+        )
     return conclude(HERE, title, rates, PAIRS, ("inference", "mpi"), remarks, differences=price)
 
 

@@ -3,8 +3,9 @@
 A contestant has a process of its own, in which it works only when it is its turn.
 
     python experiments/search_speed/run.py [--rounds 5] [--vectors 1000000] [--width 512] [--approximate 200000]
+    python experiments/search_speed/run.py --gpu
 
-Writes results.json beside this file and renews the READMEs.
+Writes results.json, of a GPU gpu.json, beside this file and renews the READMEs.
 """
 
 import argparse
@@ -22,9 +23,8 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import apart, conclude, interleaved, rate
+from measure import apart, conclude, interleaved, machine, named, rate
 
-from mmpds import results
 from mmpds.launch import allowed, mpirun
 from mmpds.search import approximate, ranks
 from mmpds.search.archive import ROWS, Archive, begin, write_shard
@@ -35,6 +35,8 @@ HERE = Path(__file__).resolve().parent
 K = 10
 CALLS = {1: 40, 32: 4, 1024: 1}
 """Calls of a turn at each number of queries, which then take seconds."""
+LONGER, GPU_LONGER = 5, 20
+"""Factors on these where two processes must be at work at once, and on a GPU."""
 COPIED, COPIES = 2**28, 8
 """Bytes that a copy reads, far beyond any cache, and copies of a turn."""
 CLUSTER, SPREAD = 100, 0.5
@@ -46,6 +48,12 @@ PAIRS = {
     **{f"2 MPI ranks ÷ 2 independent processes, batches of {n}": ("ranks", f"MPI, {n}", f"apart, {n}", 0.95)
        for n in CALLS},
     **{f"{kind} ÷ exact search, batches of 32": ("approximate", kind, "exact", None) for kind in approximate.KINDS},
+}  # fmt: skip
+
+GPU_PAIRS = {
+    **{f"mmpds ÷ a product and topk in torch, batches of {n}": ("exact", f"mmpds, {n}", f"torch, {n}", 1.0)
+       for n in CALLS},
+    "vectors read by a single query ÷ memory copy": ("bandwidth", "mmpds", "copy", 0.7),
 }  # fmt: skip
 
 
@@ -68,10 +76,10 @@ def write_archive(folder, rows, width):
     np.save(folder / "queries.npy", clustered(max(CALLS), width, clusters, seed=rows + 1))
 
 
-def asked(folder, queries, search):
+def asked(folder, queries, search, longer=1):
     """A measurement: queries a second, in batches of so many."""
     every = np.load(folder / "queries.npy")
-    batches = [every[call * queries % len(every) :][:queries] for call in range(CALLS[queries])]
+    batches = [every[call * queries % len(every) :][:queries] for call in range(longer * CALLS[queries])]
 
     def work():
         for batch in batches:
@@ -80,10 +88,21 @@ def asked(folder, queries, search):
     return lambda: rate(work, queries * len(batches))
 
 
-def ours(folder, queries):
-    """One rank with all cores, the archive memory-mapped."""
-    exact = Exact(Archive.open(folder).vectors(), threads=cores())
-    return asked(folder, queries, lambda batch: exact.search(batch, K))
+def ours(folder, queries, device="cpu"):
+    """One rank with all cores, the archive memory-mapped, or with one GPU."""
+    exact = Exact(Archive.open(folder).vectors(), threads=cores(), device=device)
+    return asked(folder, queries, lambda batch: exact.search(batch, K), GPU_LONGER if device == "cuda" else 1)
+
+
+def torch_alone(folder, queries, device):
+    """The same in torch, as one would write it: the scores of all vectors, and their best."""
+    vectors = torch.cat([torch.from_numpy(part).to(device) for part in Archive.open(folder).vectors()])
+
+    def search(batch):
+        score, row = torch.topk(torch.from_numpy(batch).to(device) @ vectors.T, K)
+        return score.cpu(), row.cpu()
+
+    return asked(folder, queries, search, GPU_LONGER)
 
 
 def theirs(folder, queries):
@@ -103,22 +122,24 @@ def index_of(folder, queries, kind):
     return asked(folder, queries, lambda batch: approximate.search(made, batch, K))
 
 
-def reading(folder):
+def reading(folder, device="cpu"):
     """Gigabytes of vectors a second that a single query reads."""
     archive = Archive.open(folder)
-    measure, size = ours(folder, 1), 4 * len(archive) * archive.width
+    measure, size = ours(folder, 1, device), 4 * len(archive) * archive.width
     return lambda: measure() * size / 1e9
 
 
-def copy(folder):
+def copy(folder, device="cpu"):
     """Gigabytes a second, read and written, as STREAM counts them."""
-    source, target = torch.ones(COPIED // 4), torch.zeros(COPIED // 4)
+    source, target = torch.ones(COPIED // 4, device=device), torch.zeros(COPIED // 4, device=device)
+    copies = COPIES * (GPU_LONGER if device == "cuda" else 1)
 
     def work():
-        for _ in range(COPIES):
+        for _ in range(copies):
             target.copy_(source)
+        target[0].item()  # waits for a GPU
 
-    return lambda: rate(work, 2 * COPIED * COPIES / 1e9)
+    return lambda: rate(work, 2 * COPIED * copies / 1e9)
 
 
 def half(folder, place, out):
@@ -131,9 +152,8 @@ def half(folder, place, out):
     rank = comm.rank if comm else int(place)
     exact, found = Exact(Archive.open(folder).vectors(), rank, 2), {}
     for queries in CALLS:
-        measure = asked(
-            folder, queries, lambda batch: ranks.search(exact, batch, K, comm) if comm else exact.search(batch, K)
-        )
+        search = partial(ranks.search, exact, k=K, comm=comm) if comm else partial(exact.search, k=K)
+        measure = asked(folder, queries, search, LONGER)
         measure()
         if comm:
             comm.Barrier()
@@ -207,16 +227,30 @@ def main():
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--approximate", type=int, default=200_000, help="vectors of the approximate indices")
+    parser.add_argument("--gpu", action="store_true", help="exact search on one GPU")
     parser.add_argument("--half", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.half:
         folder, place, out = given.half
         half(Path(folder), place, Path(out))
         return 0
+    if given.gpu and not torch.cuda.is_available():
+        parser.error("--gpu: torch.cuda finds no GPU here")
     rates = {"exact": {}}
+    title = (
+        f"Search of the {K} best of {given.vectors:,} vectors of {given.width} numbers, float32, "
+        f"{4 * given.vectors * given.width / 1e9:.2f} GB; rates in queries a second, of bandwidth in GB/s; "
+        f"{named(machine(given.gpu))}"
+    )
     with tempfile.TemporaryDirectory() as room:
         folder, smaller = Path(room, "archive"), Path(room, "smaller")
         write_archive(folder, given.vectors, given.width)
+        if given.gpu:
+            for queries in CALLS:
+                turns = apart({"mmpds": ours, "torch": torch_alone}, given.rounds, folder, queries, "cuda")
+                rates["exact"] |= {f"{name}, {queries}": each for name, each in turns.items()}
+            rates["bandwidth"] = apart({"mmpds": reading, "copy": copy}, given.rounds, folder, "cuda")
+            return conclude(HERE, title, rates, GPU_PAIRS, ("exact", "bandwidth"), unit="rate", gpu=True)
         for queries in CALLS:
             turns = apart({"mmpds": ours, "faiss": theirs}, given.rounds, folder, queries)
             rates["exact"] |= {f"{name}, {queries}": each for name, each in turns.items()}
@@ -224,12 +258,6 @@ def main():
         rates["ranks"] = ranked(folder, given.rounds)
         write_archive(smaller, given.approximate, given.width)
         rates["approximate"], recalls, remarks = approximated(smaller, given.rounds)
-    hardware = results.hardware([], cores())
-    title = (
-        f"Search of the {K} best of {given.vectors:,} vectors of {given.width} numbers, float32, "
-        f"{4 * given.vectors * given.width / 1e9:.2f} GB; rates in queries a second, of bandwidth in GB/s; "
-        f"{hardware['cpu']}, {hardware['cores']} cores"
-    )
     return conclude(HERE, title, rates, PAIRS, SECTIONS, remarks, unit="rate", recall=recalls)
 
 

@@ -1,9 +1,10 @@
 """Vector addition, c = a + b, in six languages: on one core, on threads, on MPI ranks and on a GPU, against STREAM.
 
-    python experiments/vector_addition/run.py [--elements N] [--type float32|float64] [--repeats N]
+    python experiments/vector_addition/run.py [--elements N] [--type float32|float64] [--repeats N] [--gpu]
 
 Builds and runs what the machine's toolchains allow, checks every result, and tells what is skipped or fails and why.
-Writes results.json beside this file and renews the READMEs. It takes about 6 GB of memory where the cache is large.
+Writes results.json, with --gpu, which runs the GPU's programs alone, gpu.json beside this file and renews the READMEs.
+It takes about 6 GB of memory where the cache is large.
 """
 
 import argparse
@@ -184,12 +185,15 @@ def main():
     parser.add_argument("--repeats", type=count, default=20, help="timed additions of a program in a round")
     parser.add_argument("--rounds", type=count, default=3, help="how often every program has its turn")
     parser.add_argument("--stream-elements", type=count, help="of the triad's vectors; default: four caches each")
-    parser.add_argument("--output", type=Path, default=HERE / results.FILE)
+    parser.add_argument("--gpu", action="store_true", help="the programs of the GPU alone")
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    kept = HERE / ("gpu.json" if arguments.gpu else results.FILE)
     itemsize, workers = np.dtype(arguments.type).itemsize, cores()
     with tempfile.TemporaryDirectory() as folder:
         programs = triads(Path(folder), arguments.elements, itemsize, workers, arguments.stream_elements)
         programs += additions(Path(folder), arguments.elements, arguments.type, workers)
+        programs = [entry for entry in programs if not arguments.gpu or entry.device == "gpu"]
         rows = taken_in_turns(programs, arguments.rounds, arguments.repeats)
     rated(programs, rows, arguments.elements, itemsize)
     gpus = sorted({found["device"] for row in rows for found in row["rounds"] if "device" in found})
@@ -198,11 +202,11 @@ def main():
         "elements": arguments.elements, "rounds": arguments.rounds, "repeats": arguments.repeats, "programs": rows,
     }  # fmt: skip
     record["targets"] = tables.targets(record)
-    record["study"] = tables.study(record)
+    record["study"] = [row for row in tables.study(record) if row["here_s"] or not arguments.gpu]
     record["markdown"] = tables.page(record)
     print(record["markdown"])
-    results.write_text(arguments.output, json.dumps(record, indent=1) + "\n")
-    if arguments.output == HERE / results.FILE:
+    results.write_text(arguments.output or kept, json.dumps(record, indent=1) + "\n")
+    if arguments.output is None:
         subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
     return int(any(row["status"] == "failed" for row in rows))
 

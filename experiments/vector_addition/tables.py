@@ -28,6 +28,8 @@ def targets(record):
     found = {}
     full = record["hardware"]["cores"]
     for name, device, workers in (("CPU, all cores", "cpu", full), ("GPU", "gpu", 1)):
+        if device not in {row["device"] for row in record["programs"]}:
+            continue
         rows = [row for row in measured(record) if (row["device"], row["workers"]) == (device, workers)]
         best = max(
             (row for row in rows if "share_of_memory" in row), key=lambda row: row["share_of_memory"], default={}

@@ -226,7 +226,7 @@ def _reading(key: str, path: Any) -> Iterator[None]:
 
 def has_bfloat16(accelerator: str) -> bool:
     """Whether the hardware computes in bfloat16, rather than emulating it."""
-    if accelerator == "gpu":
+    if accelerator in ("gpu", "cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
         flags = Path("/proc/cpuinfo").read_text()

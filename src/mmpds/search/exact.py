@@ -25,7 +25,9 @@ UNIT = 1024
 CACHED = 4096
 """Vectors of a block that several queries find in the cache, and that half precision is widened by."""
 LARGEST = 65536
-"""Vectors of a block at most: of one query, of very many, and on a GPU."""
+"""Vectors of a block at most on a CPU: of one query, and of very many."""
+SCORES = 1 << 28
+"""Scores of a block at most on a GPU, of all queries together: 1 GiB."""
 
 
 class Hits(NamedTuple):
@@ -121,7 +123,7 @@ def _best(queries: np.ndarray, k: int, device: torch.device, parts: Sequence[Par
 def _rows(queries: int, vectors: Tensor) -> int:
     """Vectors of a block: for one query the more the quicker; for several few enough to be found in the cache again."""
     if vectors.device.type != "cpu":
-        return LARGEST
+        return SCORES // queries
     if vectors.dtype != torch.float32:
         return CACHED
     return LARGEST if queries == 1 else min(max(CACHED, 64 * queries // UNIT * UNIT), LARGEST)

@@ -1,0 +1,116 @@
+"""What does BLIP, from scratch, answer on VQA-RAD's official split of questions, and which recipe is best?
+
+    python experiments/blip_vqa_rad/run.py PATH [--trainer cpu] [--jobs 1]    the folder of the public release
+
+Trains each recipe that is listed here, so many at a time, and tests all: the best is chosen by its accuracy on the
+validation questions alone. Runs that have finished are not run again. Writes results.json beside this file and renews
+the READMEs.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from measure import finished
+
+from mmpds import results
+from mmpds.console import ranged, table
+from mmpds.report import writing
+from mmpds.sweep import markdown
+from mmpds.world import cores
+
+HERE = Path(__file__).resolve().parent
+STUDIES = HERE.parents[1] / "runs"
+RUNS = STUDIES / "blip_vqa_rad_study"
+CLIP = STUDIES / "clip_phantom_study/clip/checkpoints/best.ckpt"
+AVERAGE = "+callbacks.ema={_target_:mmpds.callbacks.ema.EMA,decay:0.99}"
+# name: changes of experiment=blip_vqa_rad
+RECIPES = {
+    "as it is": [],
+    "average of the weights": [AVERAGE],
+    "stronger dropout, smoothed labels": [
+        AVERAGE, "model.text.hidden_dropout_prob=0.3", "model.text.label_smoothing=0.1",
+    ],
+    "half the width": [
+        AVERAGE, "model.width=96", "model.vision.intermediate_size=384", "model.text.intermediate_size=384",
+        "model.text.hidden_dropout_prob=0.2",
+    ],
+    "images of 128 px": [AVERAGE, "model.size=128", "model.vision.patch_size=16", "model.text.hidden_dropout_prob=0.2"],
+    "lower rate, larger batches": [
+        AVERAGE, "model.learning_rate=2e-4", "data.batch_size=32", "trainer.max_epochs=240",
+        "model.text.hidden_dropout_prob=0.2",
+    ],
+    "from CLIP's tower of phantoms": [
+        AVERAGE, "model.vision.patch_size=16", f"init_from={CLIP}", "model.text.hidden_dropout_prob=0.2",
+    ],
+}  # fmt: skip
+# Nguyen et al., MICCAI 2019 (MEVF), table 1: bilinear attention (BAN) over a network for images from scratch
+LITERATURE = {"closed": 0.665, "open": 0.276}
+
+
+def main():
+    """Train, test, choose, keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--trainer", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--recipe", nargs="+", choices=RECIPES, default=list(RECIPES))
+    given = parser.parse_args()
+
+    def run(name):
+        folder = RUNS / name.replace(" ", "-").replace(",", "").replace("'", "")
+        return finished(
+            folder, "experiment=blip_vqa_rad", f"data.root={given.root.resolve()}", f"trainer={given.trainer}",
+            f"trainer.threads={max(1, cores() // given.jobs)}", "report=false", *RECIPES[name],
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        records = dict(zip(given.recipe, pool.map(run, given.recipe), strict=True))
+    chosen = max(records, key=lambda name: records[name]["metrics"]["val/accuracy"])
+
+    def cell(record, name):
+        return ranged(record["metrics"].get(f"test/{name}"), record["intervals"].get(f"test/{name}"), "<br>")
+
+    rows = [
+        [
+            name + " **(chosen)**" * (name == chosen), f"{record['metrics']['val/accuracy']:.3f}",
+            *(cell(record, f"accuracy/{kind}") for kind in ("closed", "open")),
+            *(cell(record, f"accuracy_{without}/closed") for without in ("blank", "shuffled", "majority")),
+            f"{record['timing']['fit_s'] / 60:.1f}",
+        ]
+        for name, record in records.items()
+    ]  # fmt: skip
+    best = records[chosen]
+    gpu = "".join(f"one {name}, " for name in best["hardware"]["gpu"])
+    title = (
+        f"{best['counts']['test/questions/closed']} closed and {best['counts']['test/questions/open']} open questions "
+        f"of the official test part; {gpu}{best['hardware']['cpu']}"
+    )
+    heads = ["recipe", "validation accuracy", "closed", "open", "closed, image blank", "closed, another's image",
+             "closed, majority answer", "minutes"]  # fmt: skip
+    shown = [(title, heads, rows)]
+    for heading, columns, cells in shown:
+        table(heading, columns, [[text.replace("<br>", "  ") for text in row] for row in cells])
+    parts = [f"{title}.\n\n{markdown(heads, rows)}"]
+    for each in writing.written(best):
+        cells = [["<br>".join(filter(None, cell)) for cell in row] for row in each.rows]
+        parts.append(f"{each.caption}.\n\n{markdown(each.heads, cells)}")
+    parts += [f"Note: {text}.\n" for text in best["warnings"]]
+    record = {
+        "command": "python experiments/blip_vqa_rad/run.py PATH", "title": title, "hardware": best["hardware"],
+        "chosen": chosen, "literature": LITERATURE, "recipes": RECIPES,
+        **{key: {name: each[key] for name, each in records.items()} for key in ("metrics", "intervals", "timing")},
+        **{key: best[key] for key in ("counts", "warnings", "versions", "git_commit")},
+        "markdown": "\n".join(parts) + "\nBelow each value its 95 % interval, by image.\n",
+    }  # fmt: skip
+    results.write_text(HERE / results.FILE, json.dumps(record, indent=2) + "\n")
+    subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+
+
+if __name__ == "__main__":
+    main()
