@@ -4,7 +4,7 @@ A contestant has a process of its own, in which it works only when it is its tur
 speed.
 
     python experiments/embedding_speed/run.py [--rounds 5] [--images 384]
-    python experiments/embedding_speed/run.py --gpu --images 4096 --batch 256
+    python experiments/embedding_speed/run.py --gpu --images 1024 --batch 128
 
 Writes results.json, of a GPU gpu.json, beside this file and renews the READMEs.
 """

@@ -1,4 +1,4 @@
-"""The two recipes of a container start from the same base and take the same steps. Neither is built here."""
+"""The two recipes of a container start from the same base and take the same steps, which test_build.py takes."""
 
 import re
 
