@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 from mmpds import results
 from mmpds.console import table
+from mmpds.report import writing
 from mmpds.sweep import markdown
 from mmpds.world import cores
 
@@ -57,14 +59,24 @@ def of_peak(items_per_s, operations_an_item):
     )
 
 
+def chosen_device(parser, given):
+    """`cuda` where --gpu asks for it, else `cpu`; ends with the reason where there is no GPU."""
+    if given.gpu and not torch.cuda.is_available():
+        parser.error("--gpu: torch.cuda finds no GPU here")
+    if given.gpu and getattr(given, "only", None):
+        parser.error("--gpu goes without --only")
+    return "cuda" if given.gpu else "cpu"
+
+
 def machine(gpu=False):
-    """What this is measured on; its GPU only where that works."""
+    """What this is measured on; with its GPU only where that does the work."""
     return results.hardware([torch.cuda.get_device_name()] if gpu else [], cores())
 
 
 def named(hardware):
     """A machine in words."""
-    return "".join(f"one {gpu}, " for gpu in hardware["gpu"]) + f"{hardware['cpu']}, {hardware['cores']} cores"
+    gpus = "".join(f"{count} × {gpu}, " for gpu, count in Counter(hardware["gpu"]).items())
+    return f"{gpus}{hardware['cpu']}, {hardware['cores']} cores"
 
 
 def interleaved(contestants, rounds):
@@ -117,7 +129,8 @@ def steady(started):
 def finished(run_dir, *overrides):
     """The results of a study's run, which is started unless it has finished."""
     known = results.read(run_dir)
-    if known and not set(overrides) <= set(known["overrides"]):
+    decisive = {text for text in overrides if not text.startswith("trainer.threads=")}
+    if known and not decisive <= set(known["overrides"]):
         raise SystemExit(f"{run_dir} is a run of other settings: delete it to run anew")
     if known.get("status") != "finished":
         command = [sys.executable, HERE.parent / "train.py", *overrides, f"run_dir={run_dir}", "resume=auto"]
@@ -153,7 +166,7 @@ def conclude(folder, title, rates, pairs, sections, remarks="", unit="images/s",
 
     Args:
         folder: the benchmark's.
-        title: of what, on what.
+        title: of what; the machine is added.
         rates: section -> contestant -> items a second of each round.
         pairs: see `compared`.
         sections: names of all sections.
@@ -165,7 +178,7 @@ def conclude(folder, title, rates, pairs, sections, remarks="", unit="images/s",
     Returns:
         The exit status: 1 where a ratio is below its target.
     """
-    ratios = compared(rates, pairs)
+    title, ratios = f"{title}; {named(machine(gpu))}", compared(rates, pairs)
     spread = "{:.4g} to {:.4g}".format
     rate_rows = [
         [f"{section}, {name}", f"{statistics.median(each):.4g}", spread(min(each), max(each))]
@@ -186,12 +199,26 @@ def conclude(folder, title, rates, pairs, sections, remarks="", unit="images/s",
         record = {"title": title, "hardware": machine(gpu), "versions": results.versions()}
         record |= {"images_per_s" if unit == "images/s" else "rates": rates, "ratios": ratios} | more
         record["markdown"] = text + (f"\n{remarks}\n" if remarks else "")
-        results.write_text(folder / (GPU_FILE if gpu else results.FILE), json.dumps(record, indent=2) + "\n")
-        subprocess.run([sys.executable, HERE / "publish.py"], check=True)
+        publish(folder, record, gpu)
     missed = [name for name, r in ratios.items() if r["target"] and r["median"] < r["target"]]
     if missed:
         print("  below target: " + "; ".join(missed))
     return int(bool(missed))
+
+
+def publish(folder, record, gpu=False):
+    """Keep a study's record and renew the READMEs."""
+    results.write_text(folder / (GPU_FILE if gpu else results.FILE), json.dumps(record, indent=2) + "\n")
+    subprocess.run([sys.executable, HERE / "publish.py"], check=True)
+
+
+def texts(run):
+    """How good a run's answers or captions are, what guessing scores, and what they name wrongly, as Markdown."""
+    parts = []
+    for shown in writing.written(run):
+        rows = [["<br>".join(filter(None, cell)) for cell in row] for row in shown.rows]
+        parts.append(f"{shown.caption}.\n\n{markdown(shown.heads, rows)}")
+    return "\n".join([*parts, *(f"Note: {text}.\n" for text in run["warnings"])])
 
 
 def kept(folder):

@@ -7,33 +7,20 @@ that writes captions from the answering one's; tests both BLIPs on patients that
 have finished are not run again. Writes results.json beside this file and renews the READMEs.
 """
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import finished, training_time
+from measure import finished, publish, texts, training_time
 
 from mmpds import results
-from mmpds.report import writing
-from mmpds.sweep import markdown
 from mmpds.world import cores
 
 HERE = Path(__file__).resolve().parent
 STUDIES = HERE.parents[1] / "runs"
 RUNS = STUDIES / "blip_phantom_study"
 BEST = "checkpoints/best.ckpt"
-
-
-def texts(run):
-    """How good a run's answers or captions are, what guessing scores, and what they name wrongly, as Markdown."""
-    parts = []
-    for shown in writing.written(run):
-        rows = [["<br>".join(filter(None, cell)) for cell in row] for row in shown.rows]
-        parts.append(f"{shown.caption}.\n\n{markdown(shown.heads, rows)}")
-    return "\n".join([*parts, *(f"Note: {text}.\n" for text in run["warnings"])])
 
 
 def main():
@@ -57,8 +44,7 @@ def main():
         "patient; below a kind of question its number.\n",
     }  # fmt: skip
     print(record["markdown"])
-    results.write_text(HERE / results.FILE, json.dumps(record, indent=2) + "\n")
-    subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+    publish(HERE, record)
 
 
 if __name__ == "__main__":

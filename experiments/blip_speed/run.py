@@ -6,8 +6,8 @@ weights are random, which changes no speed, and the end of a text is ruled out, 
     python experiments/blip_speed/run.py [--rounds 3] [--images 32] [--only mpi]
     python experiments/blip_speed/run.py --gpu
 
-Writes results.json, of a GPU gpu.json, beside this file and renews the READMEs; `--only` measures one section, beside
-what is kept. On a GPU mmpds is measured on all cores of the same machine too.
+Writes results.json (with --gpu, gpu.json) beside this file and renews the READMEs; `--only` measures one section,
+beside what is kept. On a GPU mmpds is measured on all cores of the same machine too.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import apart, conclude, interleaved, kept, machine, named, rate, steady
+from measure import apart, chosen_device, conclude, interleaved, kept, rate, steady
 
 from mmpds.world import reuse_memory
 
@@ -170,10 +170,9 @@ def main():
     parser.add_argument("--only", choices=["captions", "answers", "mpi"])
     parser.add_argument("--gpu", action="store_true", help="captions and answers on one GPU")
     arguments = parser.parse_args()
-    if arguments.gpu and (arguments.only or not torch.cuda.is_available()):
-        parser.error("--gpu: torch.cuda finds no GPU here" if not arguments.only else "--gpu: goes without --only")
-    device, count = ("cuda", 8 * arguments.images) if arguments.gpu else ("cpu", arguments.images)
-    rates = dict(kept(HERE).get("images_per_s", {})) if arguments.only else {}
+    device = chosen_device(parser, arguments)
+    count = (8 if arguments.gpu else 1) * arguments.images
+    rates = dict(kept(HERE).get("rates", {})) if arguments.only else {}
     for kind in ("captions", "answers"):
         if arguments.only in (None, kind):
             builders = {
@@ -186,12 +185,10 @@ def main():
         rates["mpi"] = mpi(6 * arguments.images, arguments.rounds)
     title = (
         f"BLIP-base with random weights, {SIZE} px, captions of {CAPTION} tokens, {len(QUESTIONS)} questions an image "
-        f"with answers of {ANSWER}, texts a second in batches of {GPU_BATCH if arguments.gpu else BATCH} images; "
-        f"{named(machine(arguments.gpu))}"
+        f"with answers of {ANSWER}, batches of {f'{GPU_BATCH}, on the CPU ' * arguments.gpu}{BATCH} images"
     )
-    if arguments.gpu:
-        return conclude(HERE, title, rates, GPU_PAIRS, ("captions", "answers"), gpu=True)
-    return conclude(HERE, title, rates, PAIRS, ("captions", "answers", "mpi"))
+    pairs, sections = (GPU_PAIRS, ("captions", "answers")) if arguments.gpu else (PAIRS, ("captions", "answers", "mpi"))
+    return conclude(HERE, title, rates, pairs, sections, unit="texts/s", gpu=arguments.gpu)
 
 
 if __name__ == "__main__":

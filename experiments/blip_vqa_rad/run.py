@@ -2,25 +2,20 @@
 
     python experiments/blip_vqa_rad/run.py PATH [--trainer cpu] [--jobs 1]    the folder of the public release
 
-Trains each recipe that is listed here, so many at a time, and tests all: the best is chosen by its accuracy on the
-validation questions alone. Runs that have finished are not run again. Writes results.json beside this file and renews
-the READMEs.
+Trains every recipe listed here, `--jobs` at a time, and tests all; the best is chosen by its accuracy on validation
+questions alone. Runs that have finished are not run again. Writes results.json beside this file and renews the READMEs.
 """
 
 import argparse
-import json
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import finished
+from measure import finished, named, publish, texts
 
-from mmpds import results
 from mmpds.console import ranged, table
-from mmpds.report import writing
 from mmpds.sweep import markdown
 from mmpds.world import cores
 
@@ -49,7 +44,7 @@ RECIPES = {
         AVERAGE, "model.vision.patch_size=16", f"init_from={CLIP}", "model.text.hidden_dropout_prob=0.2",
     ],
 }  # fmt: skip
-# Nguyen et al., MICCAI 2019 (MEVF), table 1: bilinear attention (BAN) over a network for images from scratch
+BASELINE = "Bilinear attention from scratch, as Nguyen et al. (MICCAI 2019) report it"
 LITERATURE = {"closed": 0.665, "open": 0.276}
 
 
@@ -59,8 +54,9 @@ def main():
     parser.add_argument("root", type=Path)
     parser.add_argument("--trainer", default="cpu")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--recipe", nargs="+", choices=RECIPES, default=list(RECIPES))
     given = parser.parse_args()
+    if not CLIP.is_file():
+        parser.error(f"{CLIP}: no such file; experiments/clip_phantom/run.py makes one")
 
     def run(name):
         folder = RUNS / name.replace(" ", "-").replace(",", "").replace("'", "")
@@ -70,7 +66,7 @@ def main():
         )  # fmt: skip
 
     with ThreadPoolExecutor(given.jobs) as pool:
-        records = dict(zip(given.recipe, pool.map(run, given.recipe), strict=True))
+        records = dict(zip(RECIPES, pool.map(run, RECIPES), strict=True))
     chosen = max(records, key=lambda name: records[name]["metrics"]["val/accuracy"])
 
     def cell(record, name):
@@ -86,30 +82,27 @@ def main():
         for name, record in records.items()
     ]  # fmt: skip
     best = records[chosen]
-    gpu = "".join(f"one {name}, " for name in best["hardware"]["gpu"])
     title = (
         f"{best['counts']['test/questions/closed']} closed and {best['counts']['test/questions/open']} open questions "
-        f"of the official test part; {gpu}{best['hardware']['cpu']}"
+        f"of the official test part; {named(best['hardware'])}"
     )
     heads = ["recipe", "validation accuracy", "closed", "open", "closed, image blank", "closed, another's image",
              "closed, majority answer", "minutes"]  # fmt: skip
-    shown = [(title, heads, rows)]
-    for heading, columns, cells in shown:
-        table(heading, columns, [[text.replace("<br>", "  ") for text in row] for row in cells])
-    parts = [f"{title}.\n\n{markdown(heads, rows)}"]
-    for each in writing.written(best):
-        cells = [["<br>".join(filter(None, cell)) for cell in row] for row in each.rows]
-        parts.append(f"{each.caption}.\n\n{markdown(each.heads, cells)}")
-    parts += [f"Note: {text}.\n" for text in best["warnings"]]
+    table(title, heads, [[text.replace("<br>", "  ") for text in row] for row in rows])
+    literature = (
+        f"{BASELINE}: {LITERATURE['closed']} on closed and {LITERATURE['open']} on open questions; it chooses among "
+        "the answers of the whole data set."
+    )
+    chosen_one = f"**The chosen one.** {texts(best)}"
+    parts = [f"{title}.\n\n{markdown(heads, rows)}\n{literature}\n", chosen_one]
     record = {
         "command": "python experiments/blip_vqa_rad/run.py PATH", "title": title, "hardware": best["hardware"],
-        "chosen": chosen, "literature": LITERATURE, "recipes": RECIPES,
+        "chosen": chosen, "literature": LITERATURE,
         **{key: {name: each[key] for name, each in records.items()} for key in ("metrics", "intervals", "timing")},
         **{key: best[key] for key in ("counts", "warnings", "versions", "git_commit")},
         "markdown": "\n".join(parts) + "\nBelow each value its 95 % interval, by image.\n",
     }  # fmt: skip
-    results.write_text(HERE / results.FILE, json.dumps(record, indent=2) + "\n")
-    subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+    publish(HERE, record)
 
 
 if __name__ == "__main__":

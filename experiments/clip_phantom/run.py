@@ -7,8 +7,6 @@ corrupted. Runs that have finished are not run again. Writes results.json and ro
 beside this file and renews the READMEs.
 """
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pandas as pd
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import finished, training_time
+from measure import finished, publish, training_time
 from picture import draw
 
 from mmpds import results
@@ -115,8 +113,7 @@ def main():
             for name, each in corrupted.items()
         },
     }  # fmt: skip
-    results.write_text(HERE / "results.json", json.dumps(record, indent=2) + "\n")
-    subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+    publish(HERE, record)
     draw(RUNS / "robustness-clip/report.html", robustness.curves(rows)["AUROC"], HERE / "robustness.png")
 
 

@@ -6,8 +6,6 @@ Trains unless the run is there, then asks it the closed questions of held-out im
 file and renews the READMEs.
 """
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from omegaconf import OmegaConf
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import finished
+from measure import finished, publish
 
 from mmpds import results
 from mmpds.console import ranged, table
@@ -124,8 +122,7 @@ def main(root):
         "closed_questions": {name: vars(each) for name, each in found.items()},
         "markdown": f"{text}\nBelow each value its 95 % interval, by image.\n",
     }  # fmt: skip
-    results.write_text(HERE / "results.json", json.dumps(record, indent=2) + "\n")
-    subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+    publish(HERE, record)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ results.json and failures.png beside this file and renews the READMEs.
 """
 
 import argparse
-import json
 import shutil
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ import pandas as pd
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import GPU_FILE, finished, machine, named
+from measure import finished, machine, named, publish
 
 from mmpds import results
 from mmpds.console import ranged, table
@@ -151,10 +150,7 @@ def examples(answers):
 
 def timed(models, rounds, places):
     """Either model's test under each trainer and one image at a time, in turns: the results."""
-    lacking = {
-        "GPU": gpus() < 1, "GPU, one image at a time": gpus() < 1, "MPI + GPU": gpus() < 2, "all cores": cores() < 2,
-        "MPI": cores() < 2,
-    }  # fmt: skip
+    lacking = {"MPI + GPU": gpus() < 2, "all cores": cores() < 2, "MPI": cores() < 2}
     jobs = {
         (model, place): (*own, *PHANTOM, *TIMED, *TRAINERS[place])
         for place in places
@@ -205,12 +201,10 @@ def main():
     given = parser.parse_args()
     if given.gpu and not gpus():
         parser.error("--gpu: no GPU here")
-    models = trained()
+    models, turns = trained(), f"below each cost the least and the greatest of {given.rounds} turns"
     if given.gpu:
         runs = timed(models, given.rounds, ON_GPU)
-        keep(
-            GPU_FILE, machine(gpu=True), runs, [(f"What either costs, {named(machine(gpu=True))}", *costs(runs))], given
-        )
+        keep(runs, [(f"What either costs, {named(machine(gpu=True))}", *costs(runs))], turns, gpu=True)
         return
     sets = {"phantom": asked("phantom", models, PHANTOM)}
     if given.vqa_rad:
@@ -228,26 +222,25 @@ def main():
     runs = timed(models, given.rounds, [place for place in TRAINERS if place not in ON_GPU])
     title = f"What either costs, {named(machine())}"
     shown.append((title, *costs(runs)))
-    keep(results.FILE, machine(), runs, shown, given, failures=figures, metrics={
+    keep(runs, shown, f"below each share its 95 % interval, by patient or image; {turns}", failures=figures, metrics={
         f"{name}/{model}": r["metrics"] for name, (found, _) in sets.items() for model, r in found.items()
     })  # fmt: skip
 
 
-def keep(file, hardware, runs, shown, given, **more):
+def keep(runs, shown, note, gpu=False, **more):
     """Print the tables, keep them and what they were made of, renew the READMEs."""
     for heading, columns, rows in shown:
         table(heading, columns, [[text.replace("<br>", "  ") for text in row] for row in rows])
     record = {
-        "command": "python experiments/clip_vs_blip/run.py --vqa-rad PATH", "title": shown[-1][0], "hardware": hardware,
+        "command": "python experiments/clip_vs_blip/run.py " + ("--gpu" if gpu else "--vqa-rad PATH"),
+        "title": shown[-1][0], "hardware": machine(gpu),
         "versions": results.versions(), "git_commit": results.git_commit(), **more,
         "timing": {"/".join(job): [r["timing"] for r in records] for job, records in runs.items()},
         "energy": {"/".join(job): [r["energy"] for r in records] for job, records in runs.items()},
         "markdown": "\n".join(f"{heading}:\n\n{markdown(heads, rows)}" for heading, heads, rows in shown)
-        + "\nBelow each share its 95 % interval, by patient or image; below each cost the least and the greatest of "
-        f"{given.rounds} turns.\n",
+        + f"\n{note[0].upper() + note[1:]}.\n",
     }  # fmt: skip
-    results.write_text(HERE / file, json.dumps(record, indent=2) + "\n")
-    subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+    publish(HERE, record, gpu)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ captions of held-out patients, then faster ways of sampling, whose speed is meas
 have finished are not run again. Writes results.json and contact_sheet.png beside this file and renews the READMEs.
 """
 
-import json
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -20,7 +18,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import finished, training_time
+from measure import finished, publish, training_time
 
 from mmpds import results
 from mmpds.console import ranged, table
@@ -178,8 +176,7 @@ def main():
         "intervals": {name: r["intervals"] for name, r in records.items()} | {"untrained": untrained["intervals"]},
         "counts": best["counts"], "warnings": best["warnings"], "markdown": text,
     }  # fmt: skip
-    results.write_text(HERE / "results.json", json.dumps(record, indent=2) + "\n")
-    subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+    publish(HERE, record)
 
 
 if __name__ == "__main__":

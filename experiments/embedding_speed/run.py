@@ -6,7 +6,7 @@ speed.
     python experiments/embedding_speed/run.py [--rounds 5] [--images 384]
     python experiments/embedding_speed/run.py --gpu --images 1024 --batch 128
 
-Writes results.json, of a GPU gpu.json, beside this file and renews the READMEs.
+Writes results.json (with --gpu, gpu.json) beside this file and renews the READMEs.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import apart, conclude, machine, named, of_peak, operations, rate
+from measure import apart, chosen_device, conclude, of_peak, operations, rate
 
 from mmpds.world import cores, reuse_memory
 
@@ -85,8 +85,9 @@ def our_embedding(folder, batch, device, compute_only=True):
         pixels = (memory[:, 0] * 255).round().to(torch.uint8).numpy()
         source.image = lambda row, size: pixels[row]
         if device == "cuda":
-            cost = operations(lambda: model.embed_images(memory[:batch]))
-            Path(folder, "operations.json").write_text(json.dumps(cost / batch))
+            some = memory[:batch].to(device)
+            cost = operations(lambda: model.to(device).embed_images(some))
+            Path(folder, "operations.json").write_text(json.dumps(cost / len(some)))
 
     def measure():
         timing = timing_of(warmup_steps=1)
@@ -151,11 +152,10 @@ def main():
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--gpu", action="store_true", help="the embedding on one GPU")
     arguments = parser.parse_args()
-    if arguments.gpu and not torch.cuda.is_available():
-        parser.error("--gpu: torch.cuda finds no GPU here")
+    device = chosen_device(parser, arguments)
     with tempfile.TemporaryDirectory() as folder:
         write_files(folder, arguments.images)
-        of = folder, arguments.batch, "cuda" if arguments.gpu else "cpu"
+        of = folder, arguments.batch, device
         builders = {"mmpds": our_embedding, "plain": loop, "tuned": partial(loop, tuned=True)}
         rates = {"embedding": apart(builders, arguments.rounds, *of)}
         sections = ("embedding",) if arguments.gpu else ("embedding", "decoding")
@@ -163,14 +163,12 @@ def main():
         if arguments.gpu:
             cost = json.loads(Path(folder, "operations.json").read_text())
             remarks = f"mmpds, with images in the host's memory: {of_peak(rates['embedding']['mmpds'], cost)}."
-            return conclude(
-                HERE, f"{title}; {named(machine(gpu=True))}", rates, PAIRS, ("embedding",), remarks, gpu=True
-            )
+            return conclude(HERE, title, rates, PAIRS, sections, remarks, gpu=True)
         builders = {"loader": loading, "model": our_embedding, "both": partial(our_embedding, compute_only=False)}
         rates["decoding"] = apart(builders, arguments.rounds, *of)
     slower = [min(pair) for pair in zip(rates["decoding"]["loader"], rates["decoding"]["model"], strict=True)]
     rates["decoding"]["slower alone"] = slower
-    title += f"; files: JPEG of {FILE_SIZE} px; {named(machine())}"
+    title += f"; files: JPEG of {FILE_SIZE} px"
     return conclude(HERE, title, rates, PAIRS, sections)
 
 

@@ -6,8 +6,8 @@ process of its own, in which it works only when it is its turn; ratios are of tw
     python experiments/generation_speed/run.py [--rounds 5] [--size 256] [--steps 4] [--only inference|mpi]
     python experiments/generation_speed/run.py --gpu --size 512 --steps 20
 
-Writes results.json, of a GPU gpu.json, beside this file and renews the READMEs; --only renews one section on the same
-hardware. It takes 13 GB of memory.
+Writes results.json (with --gpu, gpu.json) beside this file and renews the READMEs; --only renews one section on the
+same hardware. It takes 13 GB of memory.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import apart, conclude, interleaved, kept, machine, named, of_peak, operations, rate, steady
+from measure import apart, chosen_device, conclude, interleaved, kept, of_peak, operations, rate, steady
 
 from mmpds.models.sampling import generators, initial_noise
 from mmpds.sweep import markdown
@@ -37,7 +37,7 @@ ROOT = HERE.parents[1]
 MODEL = OmegaConf.to_container(OmegaConf.load(ROOT / "conf/model/diffusion_sd15.yaml"))
 BATCH = 8
 PLAIN = 2  # images of a turn of the slowest
-GPU_BATCHES = 8  # of a turn on a GPU, to which Lightning moves the weights anew in every call
+GPU_BATCHES = 8  # of a turn on a GPU; mmpds warms up in the first
 GUIDANCE = 7.5
 PROMPTS = [f"chest radiograph, {text}" for text in (
     "no finding", "left pleural effusion", "right upper lobe pneumonia", "a nodule in the left lung",
@@ -118,6 +118,7 @@ class Ours:
     def __init__(self, size, steps, device, folder, precision):
         import lightning.pytorch as pl
 
+        from mmpds.callbacks.timing import Timing
         from mmpds.data.prompts import PromptData
 
         model = generator(size, steps, MODEL)
@@ -127,8 +128,9 @@ class Ours:
         reuse_memory()
         self.data = PromptData(PROMPTS * turns(device), batch_size=BATCH)
         self.data.table["seed"] = list(range(len(PROMPTS))) * turns(device)  # the pipelines' own
-        self.model = model
+        self.model, self.timing = model, Timing(warmup_steps=1)
         self.trainer = pl.Trainer(
+            callbacks=[self.timing] if device == "cuda" else [],
             accelerator=device, devices=1, precision=precision, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
             default_root_dir=folder,
@@ -167,7 +169,15 @@ def our_rate(size, steps, device, folder, precision=None):
             Path(folder, "operations.json").write_text(json.dumps(operations(ours.images) / len(ours.data.table)))
         return ours
 
-    return partial(kept_rate, made, lambda: made().images(), len(PROMPTS) * turns(device), f"{folder}/mmpds.pt")
+    def steady_rate():
+        from mmpds.callbacks.timing_section import combine
+
+        torch.save(made().images(), f"{folder}/mmpds.pt")
+        return combine([made().timing.summary()])["predict_items_per_s"]
+
+    if device == "cuda":  # a call takes the weights there and back, which a run does once
+        return steady_rate
+    return partial(kept_rate, made, lambda: made().images(), len(PROMPTS), f"{folder}/mmpds.pt")
 
 
 def kept_rate(build, loop, count, path):
@@ -233,11 +243,7 @@ def main():
     parser.add_argument("--only", choices=["inference", "mpi"])
     parser.add_argument("--gpu", action="store_true", help="the inference on one GPU")
     arguments = parser.parse_args()
-    if arguments.gpu and not torch.cuda.is_available():
-        parser.error("--gpu: torch.cuda finds no GPU here")
-    if arguments.gpu:
-        arguments.only = "inference"
-    device, rates, price = "cuda" if arguments.gpu else "cpu", {}, {}
+    device, rates, price = chosen_device(parser, arguments), {}, {}
     with tempfile.TemporaryDirectory() as folder:
         if arguments.only in (None, "inference"):
             builders = {"plain": pipeline_rate, "tuned": partial(pipeline_rate, tuned=True), "mmpds": our_rate}
@@ -245,15 +251,13 @@ def main():
             price = differences(folder)
             cost = Path(folder, "operations.json")
             used = of_peak(rates["inference"]["mmpds"], json.loads(cost.read_text())) if arguments.gpu else ""
-        if arguments.only in (None, "mpi"):
+        if arguments.only in (None, "mpi") and not arguments.gpu:
             rates["mpi"] = mpi(arguments.size, arguments.rounds, folder)
-    if arguments.only and not arguments.gpu and (old := kept(HERE)):
+    if arguments.only and (old := kept(HERE)):
         rates, price = old["images_per_s"] | rates, price or old["differences"]  # a ratio compares within a section
     title = (
         f"Stable Diffusion 1.5's architecture, {arguments.size} px, {arguments.steps} steps of DDIM, guidance "
-        f"{GUIDANCE}, batches of {BATCH}; "
-        + ("" if arguments.gpu else f"over MPI a small one, {SMALL_STEPS} steps; ")
-        + named(machine(arguments.gpu))
+        f"{GUIDANCE}, batches of {BATCH}" + ("" if arguments.gpu else f"; over MPI a small one, {SMALL_STEPS} steps")
     )
     rows = [[name, f"{each['psnr']:.1f} dB", f"{each['ssim']:.4f}"] for name, each in price.items()]
     remarks = markdown(["images against plain's", "PSNR", "SSIM"], rows)

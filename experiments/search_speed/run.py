@@ -5,7 +5,7 @@ A contestant has a process of its own, in which it works only when it is its tur
     python experiments/search_speed/run.py [--rounds 5] [--vectors 1000000] [--width 512] [--approximate 200000]
     python experiments/search_speed/run.py --gpu
 
-Writes results.json, of a GPU gpu.json, beside this file and renews the READMEs.
+Writes results.json (with --gpu, gpu.json) beside this file and renews the READMEs.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import apart, conclude, interleaved, machine, named, rate
+from measure import apart, chosen_device, conclude, interleaved, rate
 
 from mmpds.launch import allowed, mpirun
 from mmpds.search import approximate, ranks
@@ -36,7 +36,7 @@ K = 10
 CALLS = {1: 40, 32: 4, 1024: 1}
 """Calls of a turn at each number of queries, which then take seconds."""
 LONGER, GPU_LONGER = 5, 20
-"""Factors on these where two processes must be at work at once, and on a GPU."""
+"""How many times as many where two processes must be at work at once, and on a GPU."""
 COPIED, COPIES = 2**28, 8
 """Bytes that a copy reads, far beyond any cache, and copies of a turn."""
 CLUSTER, SPREAD = 100, 0.5
@@ -234,22 +234,19 @@ def main():
         folder, place, out = given.half
         half(Path(folder), place, Path(out))
         return 0
-    if given.gpu and not torch.cuda.is_available():
-        parser.error("--gpu: torch.cuda finds no GPU here")
-    rates = {"exact": {}}
+    device, rates = chosen_device(parser, given), {"exact": {}}
     title = (
         f"Search of the {K} best of {given.vectors:,} vectors of {given.width} numbers, float32, "
-        f"{4 * given.vectors * given.width / 1e9:.2f} GB; rates in queries a second, of bandwidth in GB/s; "
-        f"{named(machine(given.gpu))}"
+        f"{4 * given.vectors * given.width / 1e9:.2f} GB; rates in queries a second, of bandwidth in GB/s"
     )
     with tempfile.TemporaryDirectory() as room:
         folder, smaller = Path(room, "archive"), Path(room, "smaller")
         write_archive(folder, given.vectors, given.width)
         if given.gpu:
             for queries in CALLS:
-                turns = apart({"mmpds": ours, "torch": torch_alone}, given.rounds, folder, queries, "cuda")
+                turns = apart({"mmpds": ours, "torch": torch_alone}, given.rounds, folder, queries, device)
                 rates["exact"] |= {f"{name}, {queries}": each for name, each in turns.items()}
-            rates["bandwidth"] = apart({"mmpds": reading, "copy": copy}, given.rounds, folder, "cuda")
+            rates["bandwidth"] = apart({"mmpds": reading, "copy": copy}, given.rounds, folder, device)
             return conclude(HERE, title, rates, GPU_PAIRS, ("exact", "bandwidth"), unit="rate", gpu=True)
         for queries in CALLS:
             turns = apart({"mmpds": ours, "faiss": theirs}, given.rounds, folder, queries)

@@ -26,7 +26,6 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from measure import apart, conclude, interleaved, kept, rate, steady
 
-from mmpds import results
 from mmpds.world import cores, reuse_memory
 
 HERE = Path(__file__).resolve().parent
@@ -236,8 +235,7 @@ def main():
         rates = old["images_per_s"] | rates  # a ratio never compares two sections
         wait = old["data_wait_fraction"] if wait is None else wait
     batches = f"batch {BATCH} in training and {INFERENCE_BATCH} in inference"
-    hardware = results.hardware([], cores())
-    title = f"DenseNet-121, {arguments.size} px, {batches}, {hardware['cpu']}, {hardware['cores']} cores"
+    title = f"DenseNet-121, {arguments.size} px, {batches}"
     remarks = (
         wait and f"Share of training spent waiting for data, through the cache: {wait:.4f} (target: at most 0.05)."
     )

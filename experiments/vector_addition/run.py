@@ -2,8 +2,8 @@
 
     python experiments/vector_addition/run.py [--elements N] [--type float32|float64] [--repeats N] [--gpu]
 
-Builds and runs what the machine's toolchains allow, checks every result, and tells what is skipped or fails and why.
-Writes results.json, with --gpu, which runs the GPU's programs alone, gpu.json beside this file and renews the READMEs.
+Builds and runs what the machine's toolchains allow, checks every result, and tells what is skipped or fails and why;
+--gpu runs the GPU's programs alone. Writes results.json (with --gpu, gpu.json) beside this file and renews the READMEs.
 It takes about 6 GB of memory where the cache is large.
 """
 

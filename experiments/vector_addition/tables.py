@@ -90,7 +90,7 @@ def remarks(record):
         if len(rates) == 2:
             lines.append(f"Non-temporal stores make {what} {rates[1] / rates[0]:.2f} × as fast.")
     size = 3 * record["elements"] * {"float32": 4, "float64": 8}[record["type"]]
-    if size < cache_bytes():
+    if size < cache_bytes() and any(row["device"] == "cpu" for row in record["programs"]):
         lines.append(
             f"The three vectors take {size / 1e6:.3g} MB, the last-level cache is {cache_bytes() / 1e6:.3g} MB: part "
             "of them may stay in it, and STREAM's cannot. The last column compares vectors of one length."

@@ -7,7 +7,7 @@ READMEs.
 """
 
 import argparse
-import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +17,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import machine, named
+from measure import named, publish
 
 from mmpds import results
 from mmpds.console import table
@@ -27,7 +27,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SIZES = {"vision.intermediate_size": 3072, "vision.num_hidden_layers": 12, "vision.num_attention_heads": 12,
          "vision.patch_size": 16, "text.intermediate_size": 3072, "text.num_hidden_layers": 12,
-         "text.num_attention_heads": 12, "width": 768, "stem": "patch", "size": 384}  # fmt: skip
+         "text.num_attention_heads": 12, "text.vocab_size": 30524, "text.max_position_embeddings": 512,
+         "width": 768, "stem": "patch", "size": 384}  # fmt: skip
 STRATEGIES = {
     "DDP": ["trainer=mpi_gpu"],
     "ZeRO-2": ["trainer=deepspeed"],
@@ -63,27 +64,28 @@ def main():
             if subprocess.run(command, cwd=ROOT, check=False).returncode:
                 raise SystemExit(f"{name} failed")
             records[name] = results.read(run_dir)
+            shutil.rmtree(run_dir)  # with gigabytes of checkpoints
     peaks = {name: record["memory"]["peak_device_bytes"] for name, record in records.items()}
     rows = [
         [name, f"{peak / 2**30:.2f}", f"{1 - peak / peaks['DDP']:.0%}",
          f"{record['timing']['step_ms']['p50']:.0f}", f"{record['memory']['peak_rss_bytes'] / 2**30:.1f}"]
         for (name, record), peak in zip(records.items(), peaks.values(), strict=True)
     ]  # fmt: skip
-    hardware = machine(gpu=True)
+    first = records["DDP"]
     title = (
-        f"Training of BLIP-base, {SIZES['size']} px, {given.batch} images a step and GPU, "
-        f"{next(iter(records.values()))['precision']}; {gpus} GPU{'s' * (gpus > 1)}: {named(hardware)}"
+        f"Training of BLIP-base, {SIZES['size']} px, {given.batch} images a step and GPU, {first['precision']}; "
+        f"{named(first['hardware'])}"
     )
-    heads = ["strategy", "GiB of a GPU at most", "less than DDP", "ms a step, p50", "GiB of CPU memory"]
+    heads = ["strategy", "GiB of a GPU at most", "less than DDP", "ms a step, p50",
+             "GiB of CPU memory, checkpoints included"]  # fmt: skip
     table(title, heads, rows)
     record = {
-        "command": "python experiments/zero/run.py", "title": title, "hardware": hardware,
+        "command": "python experiments/zero/run.py", "title": title, "hardware": first["hardware"],
         "versions": results.versions(), "git_commit": results.git_commit(),
         **{key: {name: each[key] for name, each in records.items()} for key in ("memory", "timing", "energy")},
         "markdown": f"{title}.\n\n{markdown(heads, rows)}",
     }  # fmt: skip
-    results.write_text(HERE / results.FILE, json.dumps(record, indent=2) + "\n")
-    subprocess.run([sys.executable, HERE.parent / "publish.py"], check=True)
+    publish(HERE, record)
 
 
 if __name__ == "__main__":

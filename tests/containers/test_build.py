@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import certifi
 import pytest
 
 from tests.conftest import ROOT, TINY
@@ -71,7 +72,7 @@ class Build:
             found = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
             assert found[:-1], f"COPY {source}: there is no such file"
             into = self.root / self.place[1:] / target
-            for name in found[:-1]:
+            for name in filter(lambda name: (ROOT / name).is_file(), found[:-1]):
                 path = into / Path(name).relative_to(source) if (ROOT / source).is_dir() else into
                 path = path / source if target.endswith("/") else path
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,8 @@ class Build:
 
     def fill(self, target):
         """Docker's cache holds what was downloaded before: here what uv has, by links where one disk has both."""
-        told = subprocess.run([Path(sys.executable).with_name("uv"), "cache", "dir"], capture_output=True, text=True)
+        uv = Path(sys.executable).with_name("uv")
+        told = subprocess.run([uv, "cache", "dir"], capture_output=True, text=True, check=True)
         mine, place = Path(told.stdout.strip()), self.root / target[1:]
         place.parent.mkdir(parents=True, exist_ok=True)
         if mine.is_dir() and not place.exists() and mine.stat().st_dev == self.root.stat().st_dev:
@@ -109,13 +111,16 @@ def build(tmp_path_factory):
     if lacks:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(lacks)
     root = tmp_path_factory.mktemp("debian")
-    subprocess.run(["mmdebstrap", "--quiet", "--variant=apt", "--mode=root", FAST, RELEASE, root], check=True)
-    shutil.copy(ssl.get_default_verify_paths().cafile, root / CERTIFICATES[1:])
+    # what is mounted in a namespace of its own is gone when that ends, however it ends
+    subprocess.run(
+        ["unshare", "--mount", "mmdebstrap", "--quiet", "--variant=apt", "--mode=root", FAST, RELEASE, root], check=True
+    )
+    shutil.copy(ssl.get_default_verify_paths().cafile or certifi.where(), root / CERTIFICATES[1:])
     for name in ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf"):
         if Path(name).exists():
             shutil.copy(name, root / name[1:])
     yield Build(root)
-    shutil.rmtree(root)
+    subprocess.run(["rm", "--one-file-system", "-rf", root], check=True)
 
 
 @pytest.mark.timeout(1200)

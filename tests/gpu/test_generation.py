@@ -16,7 +16,7 @@ TRAIN = (
     "data.cache_dir=cache", "model.unet.block_out_channels=[32,32,64]", "model.size=32",
     "trainer.max_epochs=1", "report=false",
 )  # fmt: skip
-# a prompt a batch: more of them than warm up
+# batches of one prompt: there are then more than the warm-up takes
 GENERATE = (
     "experiment=generate", "data.prompts=study", "data.batch_size=1", "model.sampling.steps=4", "report=false",
 )  # fmt: skip

@@ -27,7 +27,7 @@ CACHED = 4096
 LARGEST = 65536
 """Vectors of a block at most on a CPU: of one query, and of very many."""
 SCORES = 1 << 28
-"""Scores of a block at most on a GPU, of all queries together: 1 GiB."""
+"""Numbers of a block at most on a GPU, scores of all queries or a block of float16 widened: 1 GiB."""
 
 
 class Hits(NamedTuple):
@@ -70,7 +70,7 @@ class Exact:
         tensors = [torch.from_numpy(shard) for shard in shards]
         self._parts = [cut(tensors, rank * threads + thread, size * threads) for thread in range(threads)]
         if self._device.type != "cpu":
-            self._parts = [[Part(vectors.to(device), first) for vectors, first in part] for part in self._parts]
+            self._parts = [joined(part, self._device) for part in self._parts]
         self._pool = ThreadPoolExecutor(threads, initializer=_alone)
 
     def search(self, queries: np.ndarray, k: int) -> Hits:
@@ -101,6 +101,17 @@ def cut(shards: Sequence[Tensor], place: int, parts: int) -> list[Part]:
     return found
 
 
+def joined(parts: Sequence[Part], device: torch.device) -> list[Part]:
+    """Parts that follow one another, of one dtype, as one on a device, where blocks need not end with a shard."""
+    if not parts:
+        return []
+    first, count = parts[0], sum(len(part.vectors) for part in parts)
+    whole = torch.empty(count, first.vectors.shape[1], dtype=first.vectors.dtype, device=device)
+    for vectors, row in parts:
+        whole[row - first.first :][: len(vectors)] = vectors
+    return [Part(whole, first.first)]
+
+
 def _alone() -> None:
     """A thread of ours starts no threads of the libraries'."""
     faiss.omp_set_num_threads(1)
@@ -121,9 +132,13 @@ def _best(queries: np.ndarray, k: int, device: torch.device, parts: Sequence[Par
 
 
 def _rows(queries: int, vectors: Tensor) -> int:
-    """Vectors of a block: for one query the more the quicker; for several few enough to be found in the cache again."""
+    """Vectors of a block.
+
+    On a GPU as many as fit; on a CPU for one query the more the quicker, for several few enough to be found in the
+    cache again.
+    """
     if vectors.device.type != "cpu":
-        return SCORES // queries
+        return SCORES // max(queries, 1 if vectors.dtype == torch.float32 else vectors.shape[1])
     if vectors.dtype != torch.float32:
         return CACHED
     return LARGEST if queries == 1 else min(max(CACHED, 64 * queries // UNIT * UNIT), LARGEST)
