@@ -57,3 +57,12 @@ def results_of(folder: Path) -> dict:
     """The one results.json below a folder."""
     (path,) = folder.rglob("results.json")
     return json.loads(path.read_text()) | {"dir": path.parent}
+
+
+def quiet_trainer(folder: Path, **arguments):
+    """Lightning's trainer, in one process on the CPU, that neither logs nor shows how far it is."""
+    import lightning.pytorch as pl  # here: most tests need none of it
+
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    usual = {"accelerator": "cpu", "devices": 1, "use_distributed_sampler": False, "default_root_dir": str(folder)}
+    return pl.Trainer(**quiet | usual | arguments)

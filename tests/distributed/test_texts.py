@@ -74,3 +74,10 @@ def test_a_folder_of_images_is_asked_or_described(place, kind, ask):
     assert texts["id"].tolist() == [f"{row}.png" for row in range(5) for _ in range(2 if ask else 1)]
     if ask:
         assert texts["question"].tolist() == 5 * [ASKED, "Is it normal?"]
+
+
+def test_a_test_that_ends_early_judges_what_was_written(train, place):
+    of = ["experiment=blip_caption_phantom", *SMALL, f"checkpoint={place}/caption/checkpoints/best.ckpt"]
+    train(*of, "stages=[test]", "trainer=cpu_seq", "+trainer.limit_test_batches=1", f"run_dir={place}/early", check=0)
+    assert len(pd.read_csv(place / "early" / "texts.csv")) == 6
+    assert read(place / "early")["counts"]["test/items"] == 6

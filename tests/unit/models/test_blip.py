@@ -3,7 +3,6 @@
 import json
 from functools import partial
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from transformers import BlipForConditionalGeneration, BlipForQuestionAnswering
@@ -16,6 +15,7 @@ from mmpds.models import vocabulary, wordpiece
 from mmpds.models.blip import Blip
 from mmpds.models.blip_vqa import BlipVqa
 from mmpds.models.clip import Clip
+from tests.conftest import quiet_trainer
 
 VISION = {"patch_size": 8, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT = {
@@ -50,13 +50,6 @@ def images(count=3, size=32):
 def data(kind=QuestionData, **arguments):
     settings = {"size": 32, "batch_size": 8, "cache_dir": None, "augment": False} | arguments
     return kind(partial(Phantom, images=60), **settings)
-
-
-def trainer(folder, **arguments):
-    return pl.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=folder, use_distributed_sampler=False, num_sanity_val_steps=0, **arguments,
-    )  # fmt: skip
 
 
 def plain(blip, image, question):
@@ -135,7 +128,7 @@ def test_images_of_another_size_are_told_with_the_cure():
 def test_training_learns_and_a_checkpoint_loads_alone(kind, tmp_path):
     torch.manual_seed(0)
     settings = {"vision": VISION, "text": TEXT, "width": 16, "stem": "convolutions", "learning_rate": 3e-3}
-    blip, run = kind(size=32, **settings), trainer(tmp_path, max_epochs=12, precision="bf16-mixed")
+    blip, run = kind(size=32, **settings), quiet_trainer(tmp_path, max_epochs=12, precision="bf16-mixed")
     blip.on_train_batch_end = lambda out, *_: first.setdefault("loss", float(out["loss"]))
     first = {}
     run.fit(blip, data(QuestionData if kind is BlipVqa else ImageData))
@@ -191,7 +184,7 @@ def test_lora_trains_little_and_is_merged_when_exported(tmp_path):
     trained = sum(p.numel() for p in blip.parameters() if p.requires_grad)
     assert 0 < trained < 0.2 * sum(p.numel() for p in blip.parameters())
     before = {name: value.clone() for name, value in blip.blip.named_parameters() if not value.requires_grad}
-    run = trainer(tmp_path, max_epochs=1)
+    run = quiet_trainer(tmp_path, max_epochs=1)
     run.fit(blip, data())
     assert all(torch.equal(dict(blip.blip.named_parameters())[name], value) for name, value in before.items())
     run.save_checkpoint(tmp_path / "c.ckpt")
@@ -210,7 +203,7 @@ def test_the_tower_of_a_clip_of_ours_is_a_start(tmp_path):
     clip = Clip(findings=["Nodule"], size=32, vision=sizes, text=TEXT | {"hidden_size": 16, "vocab_size": 600}, width=8,
                 stem="convolutions").eval()  # fmt: skip
     clip.tokenizer = vocabulary.learn(TEXTS, 600, 24)
-    run = trainer(tmp_path, max_epochs=1, limit_train_batches=1)
+    run = quiet_trainer(tmp_path, max_epochs=1, limit_train_batches=1)
     run.fit(clip, data(ImageData, findings=["Nodule"]))
     run.save_checkpoint(tmp_path / "clip.ckpt")
     blip = model(stem="convolutions", vision=VISION | {"hidden_act": "quick_gelu"})
@@ -261,7 +254,7 @@ def test_a_vocabulary_that_does_not_fit_is_told():
 
 def test_a_test_asks_each_question_with_a_blank_and_with_another_s_image(tmp_path):
     texts, blip, module = Texts(controls=True), model(sharp=2), data(balance=True)
-    trainer(tmp_path, callbacks=[texts]).test(blip, module, verbose=False)
+    quiet_trainer(tmp_path, callbacks=[texts]).test(blip, module, verbose=False)
     questions = module.images["test"].questions
     assert set(texts.written) == {"prediction", "blank", "shuffled"}
     assert all(len(found) == len(questions) for found in texts.written.values())
@@ -271,7 +264,7 @@ def test_a_test_asks_each_question_with_a_blank_and_with_another_s_image(tmp_pat
     first = questions[questions["row"] == 0]
     expected = blip.answer(images_of_row(images_of, 0), [first["question"].tolist()])
     assert [texts.written["prediction"][row] for row in first.index] == expected
-    trainer(tmp_path, callbacks=[Texts()]).test(blip, module, verbose=False)
+    quiet_trainer(tmp_path, callbacks=[Texts()]).test(blip, module, verbose=False)
 
 
 def images_of_row(images_of, row):

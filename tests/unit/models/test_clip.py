@@ -4,7 +4,6 @@ import gzip
 import json
 from functools import partial
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from transformers import CLIPModel, CLIPTokenizer
@@ -14,6 +13,7 @@ from mmpds.data.module import ImageData
 from mmpds.data.phantom import Phantom
 from mmpds.models import vocabulary
 from mmpds.models.clip import Clip
+from tests.conftest import quiet_trainer
 
 FINDINGS = ["Pneumonia", "Cardiomegaly"]
 VISION = {
@@ -35,13 +35,6 @@ def model(**arguments):
 def phantom(**arguments):
     settings = {"size": 32, "batch_size": 8, "cache_dir": None, "augment": False, "findings": FINDINGS} | arguments
     return ImageData(partial(Phantom, images=60), **settings)
-
-
-def trainer(folder, **arguments):
-    return pl.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=folder, use_distributed_sampler=False, num_sanity_val_steps=0, **arguments,
-    )  # fmt: skip
 
 
 def images(count=3, channels_size=32):
@@ -87,7 +80,7 @@ def test_training_matches_images_and_reports(loss, tmp_path):
     clip = model(loss=loss, learning_rate=3e-3)
     clip._tokenizer = None
     data = phantom()
-    run = trainer(tmp_path, max_epochs=12, precision="bf16-mixed")
+    run = quiet_trainer(tmp_path, max_epochs=12, precision="bf16-mixed")
     first = {}
     clip.on_train_batch_end = lambda out, *_: first.setdefault("loss", float(out["loss"]))
     run.fit(clip, data)
@@ -97,7 +90,7 @@ def test_training_matches_images_and_reports(loss, tmp_path):
 
 def test_a_checkpoint_loads_alone_and_gives_the_same_probabilities(tmp_path):
     clip = model()
-    data, run = phantom(), trainer(tmp_path, max_epochs=1)
+    data, run = phantom(), quiet_trainer(tmp_path, max_epochs=1)
     run.fit(clip, data)
     run.save_checkpoint(tmp_path / "c.ckpt")
     again = Clip.load_from_checkpoint(tmp_path / "c.ckpt", map_location="cpu", weights_only=True).eval()
@@ -110,7 +103,7 @@ def test_a_checkpoint_loads_alone_and_gives_the_same_probabilities(tmp_path):
 
 def test_other_sentences_may_be_given_for_a_checkpoint(tmp_path):
     clip = model()
-    run = trainer(tmp_path, max_epochs=1)
+    run = quiet_trainer(tmp_path, max_epochs=1)
     run.fit(clip, phantom())
     run.save_checkpoint(tmp_path / "c.ckpt")
     asked = {"zero_shot": {"classes": {"Pneumonia": {"positive": "enlarged heart"}}}, "threshold": {"rule": "f1"}}
@@ -190,12 +183,12 @@ def test_captions_that_are_all_alike_teach_nothing(tmp_path):
     data.setup("fit")
     data.images["train"].caption = ["a report"] * len(data.images["train"])
     with pytest.raises(ValueError, match="captions to tell apart"):
-        trainer(tmp_path, max_epochs=1).fit(model(), data)
+        quiet_trainer(tmp_path, max_epochs=1).fit(model(), data)
 
 
 def test_weights_of_a_checkpoint_serve_other_findings(tmp_path):
     clip = model()
-    run = trainer(tmp_path, max_epochs=1)
+    run = quiet_trainer(tmp_path, max_epochs=1)
     run.fit(clip, phantom())
     run.save_checkpoint(tmp_path / "c.ckpt")
     other = model(findings=["Head"])

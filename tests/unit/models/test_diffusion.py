@@ -4,7 +4,6 @@ import copy
 import warnings
 from functools import partial
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
@@ -14,6 +13,7 @@ from mmpds.data.phantom import Phantom
 from mmpds.data.prompts import PromptData
 from mmpds.models import vocabulary
 from mmpds.models.diffusion import Diffusion
+from tests.conftest import quiet_trainer
 
 UNET = {
     "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 2,
@@ -61,9 +61,7 @@ def phantom(**arguments):
 
 
 def trainer(folder, **arguments):
-    settings = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False, "max_epochs": 1}
-    settings |= {"enable_model_summary": False, "default_root_dir": str(folder), "use_distributed_sampler": False}
-    return pl.Trainer(**settings | {"num_sanity_val_steps": 0, "enable_checkpointing": False} | arguments)
+    return quiet_trainer(folder, **{"max_epochs": 1, "enable_checkpointing": False} | arguments)
 
 
 @pytest.fixture(autouse=True)

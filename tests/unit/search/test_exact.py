@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmpds.search.exact import UNIT, Exact, Hits, _gpu, _nearest, merged
+from mmpds.search.exact import UNIT, Exact, Hits, _gpu, _nearest, cut, joined, merged
 
 
 def vectors(rows, width=16, seed=0):
@@ -80,6 +80,16 @@ def test_parts_are_merged_by_score_then_by_row():
     right = Hits(np.array([[0.5, 0.5]], np.float32), np.array([[7, 9]]))
     found = merged([left, right], 3)
     assert found.row.tolist() == [[4, 7, 9]]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_part_s_shards_are_one_piece_on_a_gpu(place):
+    """On the CPU here."""
+    archive = torch.from_numpy(vectors(5 * UNIT + 9))
+    shards = [archive[: 2 * UNIT], archive[2 * UNIT : 3 * UNIT], archive[3 * UNIT :]]
+    (part,) = joined(cut(shards, place, 2), torch.device("cpu"))
+    assert torch.equal(part.vectors, archive[part.first :][: len(part.vectors)])
+    assert (part.first, len(part.vectors)) == [(0, 3 * UNIT), (3 * UNIT, 2 * UNIT + 9)][place]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
