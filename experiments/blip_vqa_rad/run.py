@@ -27,20 +27,14 @@ AVERAGE = "+callbacks.ema={_target_:mmpds.callbacks.ema.EMA,decay:0.99}"
 # name: changes of experiment=blip_vqa_rad
 RECIPES = {
     "as it is": [],
-    "average of the weights": [AVERAGE],
-    "stronger dropout, smoothed labels": [
-        AVERAGE, "model.text.hidden_dropout_prob=0.3", "model.text.label_smoothing=0.1",
-    ],
-    "half the width": [
+    "average of the weights, half the width": [
         AVERAGE, "model.width=96", "model.vision.intermediate_size=384", "model.text.intermediate_size=384",
         "model.text.hidden_dropout_prob=0.2",
     ],
-    "images of 128 px": [AVERAGE, "model.size=128", "model.vision.patch_size=16", "model.text.hidden_dropout_prob=0.2"],
-    "lower rate, larger batches": [
-        AVERAGE, "model.learning_rate=2e-4", "data.batch_size=32", "trainer.max_epochs=240",
-        "model.text.hidden_dropout_prob=0.2",
+    "average, stronger dropout, smoothed labels": [
+        AVERAGE, "model.text.hidden_dropout_prob=0.3", "model.text.label_smoothing=0.1",
     ],
-    "from CLIP's tower of phantoms": [
+    "average, from CLIP's tower of phantoms": [
         AVERAGE, "model.vision.patch_size=16", f"init_from={CLIP}", "model.text.hidden_dropout_prob=0.2",
     ],
 }  # fmt: skip
