@@ -27,15 +27,12 @@ AVERAGE = "+callbacks.ema={_target_:mmpds.callbacks.ema.EMA,decay:0.99}"
 # name: changes of experiment=blip_vqa_rad
 RECIPES = {
     "as it is": [],
-    "average of the weights, half the width": [
+    "from CLIP's tower of phantoms, average of the weights": [AVERAGE, f"init_from={CLIP}"],
+    "half the width, average": [
         AVERAGE, "model.width=96", "model.vision.intermediate_size=384", "model.text.intermediate_size=384",
-        "model.text.hidden_dropout_prob=0.2",
     ],
-    "average, stronger dropout, smoothed labels": [
+    "stronger dropout, smoothed labels, average": [
         AVERAGE, "model.text.hidden_dropout_prob=0.3", "model.text.label_smoothing=0.1",
-    ],
-    "average, from CLIP's tower of phantoms": [
-        AVERAGE, "model.vision.patch_size=16", f"init_from={CLIP}", "model.text.hidden_dropout_prob=0.2",
     ],
 }  # fmt: skip
 BASELINE = "Bilinear attention from scratch, as Nguyen et al. (MICCAI 2019) report it"

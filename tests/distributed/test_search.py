@@ -14,8 +14,8 @@ from mmpds.data.phantom import Phantom
 from mmpds.search import ranks
 from mmpds.search.archive import Archive, begin, write_shard
 from mmpds.search.exact import UNIT
-from tests.conftest import ROOT
-from tests.unit.models.test_clip import model, trainer
+from tests.conftest import ROOT, quiet_trainer
+from tests.unit.models.test_clip import model
 
 COUNT = 23
 TWO = ("trainer=mpi_cpu", "ranks=2", "trainer.threads=1")
@@ -34,7 +34,7 @@ def place(tmp_path_factory):
     phantom = Phantom(images=COUNT)
     for row in range(COUNT):
         Image.fromarray(phantom.image(row, 32)).save(folder / "images" / f"{row:02d}.png")
-    run = trainer(folder, max_epochs=1)
+    run = quiet_trainer(folder, max_epochs=1)
     run.strategy.connect(model())
     run.save_checkpoint(folder / "clip.ckpt")
     return folder

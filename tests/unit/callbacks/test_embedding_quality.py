@@ -10,7 +10,8 @@ from mmpds.callbacks.embedding_quality import EmbeddingQuality
 from mmpds.data.module import ImageData
 from mmpds.data.phantom import Phantom
 from mmpds.metrics.retrieval import retrieval
-from tests.unit.models.test_clip import model, trainer
+from tests.conftest import quiet_trainer
+from tests.unit.models.test_clip import model
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def data():
 
 def judged(data, folder, **arguments):
     clip, looked = model(), EmbeddingQuality(**{"replicates": 20} | arguments)
-    trainer(folder, callbacks=[looked]).test(clip, data, verbose=False)
+    quiet_trainer(folder, callbacks=[looked]).test(clip, data, verbose=False)
     return clip, looked.summary()
 
 

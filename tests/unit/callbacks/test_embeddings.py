@@ -10,7 +10,8 @@ from mmpds.callbacks.embeddings import Embeddings
 from mmpds.data.phantom import Phantom
 from mmpds.models.densenet import DenseNet121
 from mmpds.search.archive import Archive
-from tests.unit.models.test_clip import model, phantom, trainer
+from tests.conftest import quiet_trainer
+from tests.unit.models.test_clip import model, phantom
 
 COUNT = 21
 
@@ -38,7 +39,7 @@ class Crash(Callback):
 def build(folder, images, *more, clip=None, **arguments):
     callback = Embeddings(str(folder / "archive"), shard_rows=6, **{"dtype": "float32"} | arguments)
     data = phantom(predict_root=str(images), batch_size=4)
-    run = trainer(folder, callbacks=[callback, *more])
+    run = quiet_trainer(folder, callbacks=[callback, *more])
     run.predict(clip or model(), data, return_predictions=False)
     return callback.summary()
 

@@ -14,7 +14,8 @@ from mmpds.data.questions import QuestionData
 from mmpds.models import vocabulary
 from mmpds.models.clip import Clip
 from mmpds.models.clip_vqa import MOST, ClipVqa, offered
-from tests.unit.models.test_clip import TEXT, TEXTS, VISION, images, trainer
+from tests.conftest import quiet_trainer
+from tests.unit.models.test_clip import TEXT, TEXTS, VISION, images
 
 ASKED = "Is there evidence of pneumonia?"
 
@@ -66,14 +67,14 @@ def test_a_checkpoint_of_clip_answers_every_question_of_a_test(tmp_path):
     torch.manual_seed(0)
     clip = Clip(["Pneumonia"], size=32, vision=VISION, text=TEXT, width=8)
     clip.tokenizer = vocabulary.learn(TEXTS, 600, 40)
-    run = trainer(tmp_path, max_epochs=1)
+    run = quiet_trainer(tmp_path, max_epochs=1)
     run.strategy.connect(clip)
     run.save_checkpoint(tmp_path / "clip.ckpt", weights_only=True)
     settings = {"zero_shot": {"classes": {"Pneumonia": {"positive": "a"}}}, "candidates": None}
     loaded = ClipVqa.load_from_checkpoint(tmp_path / "clip.ckpt", **ClipVqa.restated(settings))
     assert loaded.sentences["Pneumonia"].positive == ["a"]
     asked, texts = data(), Texts(controls=True, replicates=0)
-    trainer(tmp_path, callbacks=[texts]).test(loaded, asked, verbose=False)
+    quiet_trainer(tmp_path, callbacks=[texts]).test(loaded, asked, verbose=False)
     questions = asked.images["test"].questions
     known = offered(asked.images["train"].questions, questions)
     assert len(texts.written["prediction"]) == len(questions) > 50
@@ -87,9 +88,9 @@ def test_without_training_s_answers_candidates_are_asked_for(tmp_path):
     Image.new("L", (40, 40), 99).save(tmp_path / "one.png")
     folder = {"predict_root": tmp_path, "ask": ["Is it normal?"]}
     with pytest.raises(ValueError, match=r"model.candidates: .*give some"):
-        trainer(tmp_path).predict(model(), data(**folder), return_predictions=False)
+        quiet_trainer(tmp_path).predict(model(), data(**folder), return_predictions=False)
     texts = Texts()
-    trainer(tmp_path, callbacks=[texts]).predict(
+    quiet_trainer(tmp_path, callbacks=[texts]).predict(
         model(candidates=["yes", "no"]), data(**folder), return_predictions=False
     )
     assert texts.written["prediction"][0] in ("yes", "no")

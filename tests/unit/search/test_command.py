@@ -13,7 +13,8 @@ from mmpds.data.phantom import Phantom
 from mmpds.data.transforms import to_image
 from mmpds.search.__main__ import main
 from mmpds.search.archive import Archive, begin, write_shard
-from tests.unit.models.test_clip import model, trainer
+from tests.conftest import quiet_trainer
+from tests.unit.models.test_clip import model
 
 COUNT = 12
 
@@ -29,7 +30,7 @@ def house(tmp_path_factory):
     for name, grey in zip(names, pixels, strict=True):
         Image.fromarray(grey).save(images / name)
     clip = model()
-    run = trainer(folder, max_epochs=1)
+    run = quiet_trainer(folder, max_epochs=1)
     run.strategy.connect(clip)
     run.save_checkpoint(folder / "clip.ckpt")
     with torch.inference_mode():
@@ -115,7 +116,7 @@ def test_what_is_wrong_is_told_in_a_line(house, capsys, arguments, told):
 
 def test_another_model_is_refused(house, capsys, tmp_path):
     other = model(width=8, stem="convolutions")
-    run = trainer(tmp_path, max_epochs=1)
+    run = quiet_trainer(tmp_path, max_epochs=1)
     run.strategy.connect(other)
     run.save_checkpoint(tmp_path / "other.ckpt")
     assert ask(house, "x", "--checkpoint", str(tmp_path / "other.ckpt")) == 2
