@@ -5,7 +5,7 @@
 
 Asks CLIP of experiments/clip_phantom and BLIP of experiments/blip_phantom about phantoms of patients that neither
 has seen; with PATH, the folder of VQA-RAD's public release, also models trained on its images about held-out ones. Then
-it times both under every trainer that this machine can run, in turns. Trains what has not been trained. Writes
+it times both under every trainer of CPUs that this machine can run, in turns. Trains what has not been trained. Writes
 results.json and failures.png beside this file and renews the READMEs.
 """
 

@@ -242,16 +242,13 @@ def main():
     with tempfile.TemporaryDirectory() as room:
         folder, smaller = Path(room, "archive"), Path(room, "smaller")
         write_archive(folder, given.vectors, given.width)
-        if given.gpu:
-            for queries in CALLS:
-                turns = apart({"mmpds": ours, "torch": torch_alone}, given.rounds, folder, queries, device)
-                rates["exact"] |= {f"{name}, {queries}": each for name, each in turns.items()}
-            rates["bandwidth"] = apart({"mmpds": reading, "copy": copy}, given.rounds, folder, device)
-            return conclude(HERE, title, rates, GPU_PAIRS, ("exact", "bandwidth"), unit="rate", gpu=True)
+        other = {"torch": partial(torch_alone, device=device)} if given.gpu else {"faiss": theirs}
         for queries in CALLS:
-            turns = apart({"mmpds": ours, "faiss": theirs}, given.rounds, folder, queries)
+            turns = apart({"mmpds": partial(ours, device=device)} | other, given.rounds, folder, queries)
             rates["exact"] |= {f"{name}, {queries}": each for name, each in turns.items()}
-        rates["bandwidth"] = apart({"mmpds": reading, "copy": copy}, given.rounds, folder)
+        rates["bandwidth"] = apart({"mmpds": reading, "copy": copy}, given.rounds, folder, device)
+        if given.gpu:
+            return conclude(HERE, title, rates, GPU_PAIRS, ("exact", "bandwidth"), unit="rate", gpu=True)
         rates["ranks"] = ranked(folder, given.rounds)
         write_archive(smaller, given.approximate, given.width)
         rates["approximate"], recalls, remarks = approximated(smaller, given.rounds)
