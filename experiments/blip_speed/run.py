@@ -42,8 +42,10 @@ QUESTIONS = (
 BATCH, GPU_BATCH = 16, 64
 FEWER = 8  # by how much a turn of the slowest has fewer images
 PAIRS = {
-    "captions ÷ plain loop": ("captions", "mmpds", "plain", 5.0),
-    "answers ÷ plain loop": ("answers", "mmpds", "plain", 5.0),
+    "captions ÷ plain loop": ("captions", "mmpds", "plain", None),
+    "captions, int8 ÷ plain loop": ("captions", "mmpds, int8", "plain", 5.0),
+    "answers ÷ plain loop": ("answers", "mmpds", "plain", None),
+    "answers, int8 ÷ plain loop": ("answers", "mmpds, int8", "plain", 5.0),
     "2 MPI ranks ÷ 2 independent processes": ("mpi", "2 MPI ranks", "2 processes", 0.97),
 }
 
@@ -55,11 +57,12 @@ GPU_PAIRS = {
 }
 
 
-def network(kind, length, device, half):
+def network(kind, length, device, half, int8=False):
     """BLIP-base with random weights and a made-up vocabulary of the published size."""
     from mmpds.models import wordpiece
     from mmpds.models.blip import Blip
     from mmpds.models.blip_vqa import BlipVqa
+    from mmpds.models.int8 import quantize
     from mmpds.stages import has_bfloat16
 
     warnings.filterwarnings("ignore")
@@ -73,6 +76,8 @@ def network(kind, length, device, half):
     model.tokenizer = wordpiece.restored({"pieces": pieces, "length": 512})
     with torch.no_grad():  # no text ends early
         model.blip.text_decoder.cls.predictions.bias[model.tokenizer.sep_token_id] = -1e4
+    if int8:
+        quantize(model)
     return model.to(device, torch.bfloat16 if half and has_bfloat16(device) else torch.float32)
 
 
@@ -106,9 +111,9 @@ def plain(kind, images, device):
     return lambda: rate(run, images * len(asked))
 
 
-def ours(kind, images, device):
-    """Texts a second of the test step: batches, each image seen once, bfloat16 where the hardware has it."""
-    model, shown = network(kind, CAPTION if kind == "captions" else ANSWER, device, half=True), pixels(images)
+def ours(kind, images, device, int8=False):
+    """Texts a second of the test step: batches, each image seen once, bfloat16 where the hardware has it, or int8."""
+    model, shown = network(kind, CAPTION if kind == "captions" else ANSWER, device, half=True, int8=int8), pixels(images)
     size = GPU_BATCH if device == "cuda" else BATCH
     asked = 1 if kind == "captions" else len(QUESTIONS)
 
@@ -180,7 +185,9 @@ def main():
                 "mmpds": partial(ours, kind, count, device),
                 "plain": partial(plain, kind, max(1, arguments.images // FEWER), device),
             }  # fmt: skip
-            if arguments.gpu:
+            if not arguments.gpu:
+                builders["mmpds, int8"] = partial(ours, kind, count, device, int8=True)
+            else:
                 builders["mmpds on the CPU"] = partial(ours, kind, arguments.images, "cpu")
             rates[kind] = apart(builders, arguments.rounds)
     if arguments.only in (None, "mpi") and not arguments.gpu:

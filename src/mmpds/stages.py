@@ -24,8 +24,10 @@ from mmpds import results
 from mmpds.callbacks import energy, timing_section
 from mmpds.callbacks.predictions import gathered
 from mmpds.callbacks.resume import AtomicCheckpointIO
+from mmpds.check.trainer import INT8
 from mmpds.evaluation import Sections
-from mmpds.world import World, cores, threads
+from mmpds.models.int8 import quantize
+from mmpds.world import World, cores, cpu_has, threads
 from mmpds.zero import ZeRO
 
 if TYPE_CHECKING:
@@ -105,7 +107,9 @@ class Run:
     def _trainer(self) -> pl.Trainer:
         cfg = self.cfg
         arguments = {key: value for key, value in cfg.trainer.items() if key not in OURS}
-        if arguments["precision"] == "auto":
+        if arguments["precision"] == INT8:
+            quantize(self.model)
+        if arguments["precision"] in ("auto", INT8):
             half = "bf16-mixed" if "fit" in cfg.stages else self.task.inference_precision
             arguments["precision"] = half if has_bfloat16(arguments["accelerator"]) else "32-true"
         if self.world.launcher != "none":
@@ -198,7 +202,7 @@ class Run:
                 "peak_device_bytes": max(rank["device"] for rank in ranks),
             },
             "hardware": results.hardware([rank["gpu"] for rank in ranks if rank["gpu"]], cores()),
-            "precision": self.trainer.precision,
+            "precision": INT8 if self.cfg.trainer.precision == INT8 else self.trainer.precision,
         }
 
     def _artifacts(self) -> dict[str, str]:
@@ -228,8 +232,4 @@ def has_bfloat16(accelerator: str) -> bool:
     """Whether the hardware computes in bfloat16, rather than emulating it."""
     if accelerator in ("gpu", "cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16"))
+    return cpu_has("avx512_bf16", "amx_bf16", "bf16")

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,16 @@ def gpus() -> int:
         return int(pynvml.nvmlDeviceGetCount())
     except Exception:  # no driver, no library, no device: all mean none
         return 0
+
+
+@cache
+def cpu_has(*features: str) -> bool:
+    """Whether the CPU has one of these features, as /proc/cpuinfo names them; False where there is no such file."""
+    try:
+        known = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return any(f" {feature}" in known for feature in features)
 
 
 def ranks(cfg: DictConfig) -> int:

@@ -124,6 +124,20 @@ def test_a_gpu_trainer_without_a_gpu_is_refused(monkeypatch):
     assert problem.lacking
 
 
+def test_int8_says_where_it_is_for(monkeypatch):
+    def cures(*overrides):
+        cfg = composed("trainer.precision=int8", *overrides)
+        return [problem.cure for problem in check.config_problems(cfg, World()) if "precision" in problem.key]
+
+    monkeypatch.setattr("mmpds.check.trainer.cpu_has", lambda *features: True)
+    known = ("stages=[test]", f"checkpoint={__file__}")
+    assert cures("model=clip", *known) == cures("model=blip_vqa", *known) == []
+    assert [cure[:17] for cure in cures("experiment=demo")] == ["it trains nothing", "it speeds up CLIP"]
+    assert ["it is for CPUs" in cure for cure in cures("model=clip", "trainer=gpu", *known)] == [True]
+    monkeypatch.setattr("mmpds.check.trainer.cpu_has", lambda *features: False)
+    assert "VNNI" in cures("model=clip", *known)[0]
+
+
 def test_deepspeed_says_what_it_lacks_and_cannot_do(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr("mmpds.check.trainer.find_spec", lambda name: None)

@@ -7,11 +7,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmpds.check.contrastive import contrasts, writes
 from mmpds.check.problem import Problem, exists
-from mmpds.world import gpus
+from mmpds.world import cpu_has, gpus
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+INT8 = "int8"
+"""A precision of ours; Lightning knows the others."""
 
 
 def trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Problem]:
@@ -52,8 +56,26 @@ def trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Proble
         product = f"devices x num_nodes = {devices} x {nodes} = {devices * nodes}"
         cure = f"{product}, but there are {world} ranks; leave both out"
         found.append(Problem("trainer.devices", devices, cure))
-    found += thread_problems(cfg)
+    found += thread_problems(cfg) + _int8_problems(cfg)
     return found if launched else found + _launcher_problems(cfg)
+
+
+def _int8_problems(cfg: DictConfig) -> list[Problem]:
+    """Whether matrix products can be of int8, where that is asked for."""
+    if cfg.trainer.precision != INT8:
+        return []
+    key, found = "trainer.precision", []
+    if "fit" in cfg.stages:
+        found.append(Problem(key, INT8, "it trains nothing: leave it out, or give stages=[test] checkpoint=FILE.ckpt"))
+    if not (contrasts(cfg) or writes(cfg)):
+        found.append(Problem(key, INT8, "it speeds up CLIP and BLIP, which are all matrix products; leave it out"))
+    if cfg.trainer.accelerator != "cpu":
+        found.append(Problem(key, INT8, "it is for CPUs: use trainer=cpu or trainer=mpi_cpu, or leave it out"))
+    elif not cpu_has("avx512_vnni", "avx_vnni"):
+        found.append(Problem(key, INT8, "this CPU has no VNNI, which multiplies int8: leave it out", lacking=True))
+    if cfg.trainer.compile:
+        found.append(Problem("trainer.compile", True, f"products of {INT8} are not compiled: leave one of them out"))
+    return found
 
 
 def _deepspeed_problems(cfg: DictConfig) -> list[Problem]:

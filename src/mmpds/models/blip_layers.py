@@ -16,8 +16,11 @@ from transformers.models.blip.modeling_blip import BlipAttention, BlipVisionEmbe
 from transformers.models.blip.modeling_blip_text import BlipTextAttention
 
 from mmpds.models.clip_network import ConvStem
+from mmpds.world import cpu_has
 
 CLIP = "clip.vision_model."
+SCORES = 2**20
+"""Scores of attention that fit a core's cache."""
 RENAMED = (("pre_layrnorm.", "embeddings.norm."), (".out_proj.", ".projection."))
 
 
@@ -41,15 +44,36 @@ class NormedEmbeddings(BlipVisionEmbeddings):
         return states
 
 
+def slow_fused(query: Tensor) -> bool:
+    """Whether PyTorch's fused kernel computes bfloat16 no faster than float32: on a CPU without matrix units."""
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and not cpu_has("amx_bf16")
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention, a few heads at a time, whose scores stay in the cache; they are bfloat16, as in transformers' own.
+
+    Args:
+        query: bfloat16 [B, heads, S, D], like `key` and `value`; so is what is returned.
+    """
+    batch, heads, positions, width = query.shape
+    few = max(1, SCORES // positions**2)
+    parts = (states.flatten(0, 1).split(few) for states in (query * width**-0.5, key, value))
+    seen = [torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(dim=-1), v) for q, k, v in zip(*parts, strict=True)]
+    return torch.cat(seen).view(batch, heads, positions, width)
+
+
 class FusedAttention(BlipAttention):
-    """The attention of transformers' BLIP through PyTorch's fused kernel, several times as fast in bfloat16."""
+    """The attention of transformers' BLIP by the kernel that is fastest here."""
 
     def forward(self, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:  # type: ignore[override]
         """See BlipAttention; gives no attention weights."""
         heads = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         dropped = self.dropout.p if self.training else 0.0
         query, key, value = heads.unbind()
-        seen = F.scaled_dot_product_attention(query, key, value, dropout_p=dropped)
+        if not self.training and slow_fused(query):
+            seen = attend(query, key, value)
+        else:
+            seen = F.scaled_dot_product_attention(query, key, value, dropout_p=dropped)
         return self.projection(seen.transpose(1, 2).flatten(2)), None
 
 

@@ -2,9 +2,11 @@
 
 import json
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import BlipForConditionalGeneration, BlipForQuestionAnswering
 
 from mmpds.callbacks.texts import Texts
@@ -13,6 +15,7 @@ from mmpds.data.phantom import Phantom
 from mmpds.data.questions import QuestionData
 from mmpds.models import vocabulary, wordpiece
 from mmpds.models.blip import Blip
+from mmpds.models.blip_layers import attend
 from mmpds.models.blip_vqa import BlipVqa
 from mmpds.models.clip import Clip
 from tests.conftest import quiet_trainer
@@ -106,6 +109,13 @@ def test_fused_attention_is_that_of_transformers():
     for layer in blip.blip.vision_model.encoder.layers:
         layer.self_attn.__class__ = BlipAttention
     assert torch.allclose(blip.see(image), ours, atol=1e-5)
+
+
+def test_attention_by_parts_is_that_of_pytorch():
+    states = torch.randn(3, 5, 2, 65, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with mock.patch("mmpds.models.blip_layers.SCORES", 3 * 65**2):  # the last part is a smaller one
+        found = attend(*states)
+    assert torch.allclose(found.float(), F.scaled_dot_product_attention(*states.float()), atol=0.02)
 
 
 def test_what_pads_a_question_is_not_attended_to():
