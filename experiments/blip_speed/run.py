@@ -44,8 +44,10 @@ FEWER = 8  # by how much a turn of the slowest has fewer images
 PAIRS = {
     "captions ÷ plain loop": ("captions", "mmpds", "plain", None),
     "captions, int8 ÷ plain loop": ("captions", "mmpds, int8", "plain", 5.0),
-    "answers ÷ plain loop": ("answers", "mmpds", "plain", None),
+    "captions, int8 ÷ bfloat16": ("captions", "mmpds, int8", "mmpds", None),
+    "answers ÷ plain loop": ("answers", "mmpds", "plain", 5.0),
     "answers, int8 ÷ plain loop": ("answers", "mmpds, int8", "plain", 5.0),
+    "answers, int8 ÷ bfloat16": ("answers", "mmpds, int8", "mmpds", None),
     "2 MPI ranks ÷ 2 independent processes": ("mpi", "2 MPI ranks", "2 processes", 0.97),
 }
 
@@ -113,7 +115,8 @@ def plain(kind, images, device):
 
 def ours(kind, images, device, int8=False):
     """Texts a second of the test step: batches, each image seen once, bfloat16 where the hardware has it, or int8."""
-    model, shown = network(kind, CAPTION if kind == "captions" else ANSWER, device, half=True, int8=int8), pixels(images)
+    model = network(kind, CAPTION if kind == "captions" else ANSWER, device, half=True, int8=int8)
+    shown = pixels(images)
     size = GPU_BATCH if device == "cuda" else BATCH
     asked = 1 if kind == "captions" else len(QUESTIONS)
 

@@ -40,6 +40,7 @@ PLAIN_BATCH = 8
 PAIRS = {
     "embedding ÷ plain transformers loop": ("embedding", "mmpds", "plain", None),
     "embedding, int8 ÷ plain transformers loop": ("embedding", "mmpds, int8", "plain", 3.0),
+    "embedding, int8 ÷ bfloat16": ("embedding", "mmpds, int8", "mmpds", None),
     "embedding ÷ hand-tuned loop": ("embedding", "mmpds", "tuned", 0.97),
     "files decoded and embedded ÷ slower of loader and model": ("decoding", "both", "slower alone", 0.8),
 }

@@ -26,8 +26,8 @@ from mmpds.callbacks.predictions import gathered
 from mmpds.callbacks.resume import AtomicCheckpointIO
 from mmpds.check.trainer import INT8
 from mmpds.evaluation import Sections
-from mmpds.models.int8 import quantize
-from mmpds.world import World, cores, cpu_has, threads
+from mmpds.models.int8 import BATCHED, quantize
+from mmpds.world import World, cores, cpu_features, threads
 from mmpds.zero import ZeRO
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Run:
         arguments = {key: value for key, value in cfg.trainer.items() if key not in OURS}
         if arguments["precision"] == INT8:
             quantize(self.model)
+            self.data.notes.append(BATCHED)
         if arguments["precision"] in ("auto", INT8):
             half = "bf16-mixed" if "fit" in cfg.stages else self.task.inference_precision
             arguments["precision"] = half if has_bfloat16(arguments["accelerator"]) else "32-true"
@@ -202,7 +203,7 @@ class Run:
                 "peak_device_bytes": max(rank["device"] for rank in ranks),
             },
             "hardware": results.hardware([rank["gpu"] for rank in ranks if rank["gpu"]], cores()),
-            "precision": INT8 if self.cfg.trainer.precision == INT8 else self.trainer.precision,
+            "precision": f"{INT8}, " * (self.cfg.trainer.precision == INT8) + self.trainer.precision,
         }
 
     def _artifacts(self) -> dict[str, str]:
@@ -232,4 +233,4 @@ def has_bfloat16(accelerator: str) -> bool:
     """Whether the hardware computes in bfloat16, rather than emulating it."""
     if accelerator in ("gpu", "cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return cpu_has("avx512_bf16", "amx_bf16", "bf16")
+    return bool(cpu_features() & {"avx512_bf16", "amx_bf16", "bf16"})

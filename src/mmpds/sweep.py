@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 OVERRIDES = "overrides.txt"
 HEADLINE = ("test/auroc/macro", "test/average_precision/macro", "test/f1/macro", "test/fid", "test/kid",
-            "test/fidelity/macro", "timing.fit_s", "timing.predict_s", "timing.throughput_items_per_s",
+            "test/fidelity/macro", "test/accuracy/closed", "test/accuracy/open", "test/hallucination/all",
+            "test/omission/all", "timing.fit_s", "timing.predict_s", "timing.throughput_items_per_s",
             "energy.joules")  # fmt: skip
 """What the table of all jobs shows, of what any of them has."""
 

@@ -91,13 +91,17 @@ def gpus() -> int:
 
 
 @cache
-def cpu_has(*features: str) -> bool:
-    """Whether the CPU has one of these features, as /proc/cpuinfo names them; False where there is no such file."""
+def cpu_features() -> frozenset[str]:
+    """What the CPU can do, as /proc/cpuinfo names it, such as "avx512_bf16"; empty where there is no such file."""
     try:
-        known = Path("/proc/cpuinfo").read_text()
+        return frozenset(Path("/proc/cpuinfo").read_text().split())
     except OSError:
-        return False
-    return any(f" {feature}" in known for feature in features)
+        return frozenset()
+
+
+def has_vnni() -> bool:
+    """Whether the CPU multiplies and adds int8 in one instruction."""
+    return bool(cpu_features() & {"avx512_vnni", "avx_vnni"})
 
 
 def ranks(cfg: DictConfig) -> int:

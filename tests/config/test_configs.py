@@ -127,14 +127,15 @@ def test_a_gpu_trainer_without_a_gpu_is_refused(monkeypatch):
 def test_int8_says_where_it_is_for(monkeypatch):
     def cures(*overrides):
         cfg = composed("trainer.precision=int8", *overrides)
-        return [problem.cure for problem in check.config_problems(cfg, World()) if "precision" in problem.key]
+        return [problem.cure for problem in check.config_problems(cfg, World()) if problem.key.startswith("trainer.")]
 
-    monkeypatch.setattr("mmpds.check.trainer.cpu_has", lambda *features: True)
+    monkeypatch.setattr("mmpds.check.trainer.has_vnni", lambda: True)
     known = ("stages=[test]", f"checkpoint={__file__}")
     assert cures("model=clip", *known) == cures("model=blip_vqa", *known) == []
     assert [cure[:17] for cure in cures("experiment=demo")] == ["it trains nothing", "it speeds up CLIP"]
     assert ["it is for CPUs" in cure for cure in cures("model=clip", "trainer=gpu", *known)] == [True]
-    monkeypatch.setattr("mmpds.check.trainer.cpu_has", lambda *features: False)
+    assert ["not compiled" in cure for cure in cures("model=clip", "trainer.compile=true", *known)] == [True]
+    monkeypatch.setattr("mmpds.check.trainer.has_vnni", lambda: False)
     assert "VNNI" in cures("model=clip", *known)[0]
 
 

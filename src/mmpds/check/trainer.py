@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmpds.check.contrastive import contrasts, writes
 from mmpds.check.problem import Problem, exists
-from mmpds.world import cpu_has, gpus
+from mmpds.world import gpus, has_vnni
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -71,7 +71,7 @@ def _int8_problems(cfg: DictConfig) -> list[Problem]:
         found.append(Problem(key, INT8, "it speeds up CLIP and BLIP, which are all matrix products; leave it out"))
     if cfg.trainer.accelerator != "cpu":
         found.append(Problem(key, INT8, "it is for CPUs: use trainer=cpu or trainer=mpi_cpu, or leave it out"))
-    elif not cpu_has("avx512_vnni", "avx_vnni"):
+    elif not has_vnni():
         found.append(Problem(key, INT8, "this CPU has no VNNI, which multiplies int8: leave it out", lacking=True))
     if cfg.trainer.compile:
         found.append(Problem("trainer.compile", True, f"products of {INT8} are not compiled: leave one of them out"))

@@ -16,11 +16,13 @@ from transformers.models.blip.modeling_blip import BlipAttention, BlipVisionEmbe
 from transformers.models.blip.modeling_blip_text import BlipTextAttention
 
 from mmpds.models.clip_network import ConvStem
-from mmpds.world import cpu_has
+from mmpds.world import cpu_features
 
 CLIP = "clip.vision_model."
-SCORES = 2**20
+SCORES = 2**19
 """Scores of attention that fit a core's cache."""
+CHUNKED = "avx512_bf16" in cpu_features() and "amx_bf16" not in cpu_features()
+"""Whether this CPU has bfloat16 in vector units alone: PyTorch's fused kernel is then as slow as in float32."""
 RENAMED = (("pre_layrnorm.", "embeddings.norm."), (".out_proj.", ".projection."))
 
 
@@ -44,19 +46,18 @@ class NormedEmbeddings(BlipVisionEmbeddings):
         return states
 
 
-def slow_fused(query: Tensor) -> bool:
-    """Whether PyTorch's fused kernel computes bfloat16 no faster than float32: on a CPU without matrix units."""
-    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and not cpu_has("amx_bf16")
+def chunked_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention, a few heads at a time, so that their scores stay in the cache; in 577 positions 1.6 times as fast.
 
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention, a few heads at a time, whose scores stay in the cache; they are bfloat16, as in transformers' own.
+    Scores are bfloat16, as in transformers' own attention.
 
     Args:
-        query: bfloat16 [B, heads, S, D], like `key` and `value`; so is what is returned.
+        query: bfloat16 [B, heads, S, D / heads], like what is returned.
+        key: the same.
+        value: the same.
     """
     batch, heads, positions, width = query.shape
-    few = max(1, SCORES // positions**2)
+    few = max(1, SCORES * torch.get_num_threads() // positions**2)
     parts = (states.flatten(0, 1).split(few) for states in (query * width**-0.5, key, value))
     seen = [torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(dim=-1), v) for q, k, v in zip(*parts, strict=True)]
     return torch.cat(seen).view(batch, heads, positions, width)
@@ -70,8 +71,9 @@ class FusedAttention(BlipAttention):
         heads = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         dropped = self.dropout.p if self.training else 0.0
         query, key, value = heads.unbind()
-        if not self.training and slow_fused(query):
-            seen = attend(query, key, value)
+        half = query.device.type == "cpu" and query.dtype == torch.bfloat16
+        if CHUNKED and half and not self.training and not torch.compiler.is_compiling():
+            seen = chunked_attention(query, key, value)
         else:
             seen = F.scaled_dot_product_attention(query, key, value, dropout_p=dropped)
         return self.projection(seen.transpose(1, 2).flatten(2)), None

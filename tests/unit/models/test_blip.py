@@ -15,7 +15,7 @@ from mmpds.data.phantom import Phantom
 from mmpds.data.questions import QuestionData
 from mmpds.models import vocabulary, wordpiece
 from mmpds.models.blip import Blip
-from mmpds.models.blip_layers import attend
+from mmpds.models.blip_layers import chunked_attention
 from mmpds.models.blip_vqa import BlipVqa
 from mmpds.models.clip import Clip
 from tests.conftest import quiet_trainer
@@ -111,11 +111,24 @@ def test_fused_attention_is_that_of_transformers():
     assert torch.allclose(blip.see(image), ours, atol=1e-5)
 
 
-def test_attention_by_parts_is_that_of_pytorch():
+def test_chunked_attention_is_that_of_pytorch():
     states = torch.randn(3, 5, 2, 65, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
-    with mock.patch("mmpds.models.blip_layers.SCORES", 3 * 65**2):  # the last part is a smaller one
-        found = attend(*states)
+    most = 3 * 65**2 // torch.get_num_threads()  # of ten, so that the last chunk is a smaller one
+    with mock.patch("mmpds.models.blip_layers.SCORES", most):
+        found = chunked_attention(*states)
     assert torch.allclose(found.float(), F.scaled_dot_product_attention(*states.float()), atol=0.02)
+
+
+def test_a_blip_of_bfloat16_sees_the_same_with_chunked_attention():
+    blip, image = model(sharp=2).to(torch.bfloat16), images().bfloat16()
+    with torch.inference_mode():
+        seen = []
+        for chunked in (True, False):
+            spy = mock.Mock(wraps=chunked_attention)
+            with mock.patch.multiple("mmpds.models.blip_layers", CHUNKED=chunked, chunked_attention=spy):
+                seen.append(blip.see(image).float())
+            assert spy.called == chunked
+    assert F.cosine_similarity(*seen, dim=-1).min() > 0.99
 
 
 def test_what_pads_a_question_is_not_attended_to():
