@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from measure import finished, named, publish, texts
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -22,7 +23,9 @@ from sklearn.pipeline import make_pipeline
 
 from mmpds.console import ranged, table
 from mmpds.data.vqa_rad import read_questions
+from mmpds.stored_answers import read_answers
 from mmpds.sweep import markdown
+from mmpds.tasks.text import judge
 from mmpds.world import cores
 
 HERE = Path(__file__).resolve().parent
@@ -39,10 +42,6 @@ RECIPES = {
     ],
     "stronger dropout, smoothed labels, average": [
         AVERAGE, "model.text.hidden_dropout_prob=0.3", "model.text.label_smoothing=0.1",
-    ],
-    "half the width, average, 60 epochs": [
-        AVERAGE, "model.width=96", "model.vision.intermediate_size=384", "model.text.intermediate_size=384",
-        "trainer.max_epochs=60", "trainer.check_val_every_n_epoch=6",
     ],
 }  # fmt: skip
 WORDS = "no image: logistic regression on the words of the question, validation questions learnt too"
@@ -70,13 +69,9 @@ def main():
     with ThreadPoolExecutor(given.jobs) as pool:
         records = dict(zip(RECIPES, pool.map(run, RECIPES), strict=True))
     chosen = max(records, key=lambda name: records[name]["metrics"]["val/accuracy"])
-    words = RUNS / "words.json"
-    if not words.exists():
-        words.write_text(json.dumps(answers_by_words(given.root)))
-    beside = finished(
-        RUNS / "words", "experiment=evaluate_answers", f"data.answers={words}", f"data.root={given.root.resolve()}",
-        "report=false",
-    )  # fmt: skip
+    (words := RUNS / "words.json").write_text(json.dumps(answers_by_words(given.root)))
+    judged = vars(judge(read_answers(words, given.root)[0], np.empty((0, 0)), (), 1000, 0))
+    beside = {key: {f"test/{name}": value for name, value in judged[key].items()} for key in ("metrics", "intervals")}
 
     def cell(record, name):
         return ranged(record["metrics"].get(f"test/{name}"), record["intervals"].get(f"test/{name}"), "<br>")
@@ -109,10 +104,8 @@ def main():
     record = {
         "command": "python experiments/blip_vqa_rad/run.py PATH", "title": title, "hardware": best["hardware"],
         "chosen": chosen, "literature": LITERATURE,
-        **{
-            key: {name: each[key] for name, each in (records | {WORDS: beside}).items()}
-            for key in ("metrics", "intervals", "timing")
-        },
+        **{key: {name: each[key] for name, each in records.items()} for key in ("metrics", "intervals", "timing")},
+        "words": beside,
         **{key: best[key] for key in ("counts", "warnings", "versions", "git_commit")},
         "markdown": "\n".join(parts) + "\nBelow each value its 95 % interval, by image.\n",
     }  # fmt: skip

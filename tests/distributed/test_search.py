@@ -94,7 +94,7 @@ def test_two_ranks_build_what_one_does_though_one_is_killed(place):
 
 @pytest.mark.skipif(not has_vnni(), reason="this CPU has no VNNI")
 def test_int8_builds_the_archive_of_the_same_model(place):
-    done = build(place, "eight", "trainer=cpu_seq", "trainer.precision=int8", "+callbacks.embeddings.dtype=float32")
+    done = build(place, "eight", "trainer=cpu_seq", "trainer.precision=int8", "callbacks.embeddings.dtype=float32")
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr
     vectors = held(place, "eight")
