@@ -21,7 +21,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from mmpds.console import ranged, table
+from mmpds.console import figure, table
 from mmpds.data.vqa_rad import read_questions
 from mmpds.stored_answers import read_answers
 from mmpds.sweep import markdown
@@ -74,7 +74,7 @@ def main():
     beside = {key: {f"test/{name}": value for name, value in judged[key].items()} for key in ("metrics", "intervals")}
 
     def cell(record, name):
-        return ranged(record["metrics"].get(f"test/{name}"), record["intervals"].get(f"test/{name}"), "<br>")
+        return figure(record, f"test/{name}", "<br>")
 
     rows = [
         [

@@ -18,7 +18,7 @@ from measure import finished, publish, training_time
 from picture import draw
 
 from mmpds import results
-from mmpds.console import ranged, table
+from mmpds.console import figure, table
 from mmpds.data.corruptions import CORRUPTIONS
 from mmpds.report import robustness
 from mmpds.sweep import markdown
@@ -39,7 +39,7 @@ KINDS = {"zero-shot": "", "1 example": "few_shot_1/", "4": "few_shot_4/", "16": 
 def cell(record, name, digits=3):
     """A test figure with its interval."""
     name = f"test/{name}"
-    return ranged(record["metrics"].get(name), record["intervals"].get(name), "<br>", digits)
+    return figure(record, name, "<br>", digits)
 
 
 def tested(run_dir):

@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from measure import finished, publish
 
 from mmpds import results
-from mmpds.console import ranged, table
+from mmpds.console import figure, ranged, table
 from mmpds.metrics.intervals import evaluate
 from mmpds.models.clip import Clip
 from mmpds.sweep import markdown
@@ -76,7 +76,7 @@ def main(root):
     found = answered(RUN)
 
     def cell(name):
-        return ranged(run["metrics"].get(f"test/{name}"), run["intervals"].get(f"test/{name}"), "<br>")
+        return figure(run, f"test/{name}", "<br>")
 
     organs = [
         [organ, str(run["counts"][f"test/items/{organ}"]), cell(f"top1_recall/{organ}"), cell(f"auroc/{organ}")]

@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from measure import finished, machine, named, publish
 
 from mmpds import results
-from mmpds.console import ranged, table
+from mmpds.console import figure, ranged, table
 from mmpds.data.contact_sheet import draw_sheet
 from mmpds.data.phantom import Phantom
 from mmpds.metrics.intervals import ratios
@@ -112,7 +112,7 @@ def quality(records, answers, name):
     rows, figures, count = [], {}, records["CLIP"]["counts"]
     for kind in ("closed", "open", "all"):
         cells = [
-            ranged(r["metrics"].get(f"test/{metric}/{kind}"), r["intervals"].get(f"test/{metric}/{kind}"), "<br>")
+            figure(r, f"test/{metric}/{kind}", "<br>")
             for model, metric in (("CLIP", "accuracy"), ("BLIP", "accuracy"), ("CLIP", "accuracy_majority"),
                                   ("CLIP", "accuracy_blank"), ("BLIP", "accuracy_blank"))
             for r in (records[model],)

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from measure import finished, publish, training_time
 
 from mmpds import results
-from mmpds.console import ranged, table
+from mmpds.console import figure, ranged, table
 from mmpds.metrics.image_similarity import image_difference
 from mmpds.sweep import markdown
 from mmpds.world import cores, reuse_memory
@@ -135,7 +135,7 @@ def main():
     )
 
     def named(record, name, digits=3):
-        return ranged(record["metrics"].get(f"test/{name}"), record["intervals"].get(f"test/{name}"), "<br>", digits)
+        return figure(record, f"test/{name}", "<br>", digits)
 
     heads = ["against held-out images", "generator", "untrained", "real training images", "the same, labels shuffled"]
     distances = [
