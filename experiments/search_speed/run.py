@@ -9,13 +9,15 @@ Writes results.json (with --gpu, gpu.json) beside this file and renews the READM
 """
 
 import argparse
-import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import partial
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from measure import apart, chosen_device, conclude, interleaved, rate
+from measure import apart, chosen_device, conclude, rate
 
 from mmpds.launch import allowed, mpirun
 from mmpds.search import approximate, ranks
@@ -35,8 +37,8 @@ HERE = Path(__file__).resolve().parent
 K = 10
 CALLS = {1: 40, 32: 4, 1024: 1}
 """Calls of a turn at each number of queries, which then take seconds."""
-LONGER, GPU_LONGER = 5, 20
-"""How many times as many where two processes must be at work at once, and on a GPU."""
+GPU_LONGER = 20
+"""How many times as many on a GPU."""
 COPIED, COPIES = 2**28, 8
 """Bytes that a copy reads, far beyond any cache, and copies of a turn."""
 CLUSTER, SPREAD = 100, 0.5
@@ -142,66 +144,38 @@ def copy(folder, device="cpu"):
     return lambda: rate(work, 2 * COPIED * copies / 1e9)
 
 
-def half(folder, place, out):
-    """A process that searches its half of the archive in one thread: alone, or as a rank of two that merge."""
+def half(folder, place, queries, address):
+    """A process that searches its half of the archive in one thread when told to: alone, or as a rank of two."""
     comm = None
     if place == "mpi":
         from mpi4py import MPI
 
         comm = MPI.COMM_WORLD
     rank = comm.rank if comm else int(place)
-    exact, found = Exact(Archive.open(folder).vectors(), rank, 2), {}
-    for queries in CALLS:
-        search = partial(ranks.search, exact, k=K, comm=comm) if comm else partial(exact.search, k=K)
-        measure = asked(folder, queries, search, LONGER)
-        measure()
-        if comm:
-            comm.Barrier()
-        else:
-            meet(out, rank, queries)
-        found[queries] = measure()
-    (out / f"rates-{rank}.json").write_text(json.dumps(found))
+    exact = Exact(Archive.open(folder).vectors(), rank, 2)
+    search = partial(ranks.search, exact, k=K, comm=comm) if comm else partial(exact.search, k=K)
+    measure = asked(folder, queries, search)
+    with Client(address) as pipe, suppress(EOFError):
+        while pipe.recv():  # asleep until its turn, where MPI would wait at full speed
+            pipe.send(measure())
 
 
-def meet(folder, rank, name):
-    """Wait until both processes are here."""
-    (folder / f"{name}-{rank}").touch()
-    while not (folder / f"{name}-{1 - rank}").exists():
-        time.sleep(0.001)
-
-
-def halves(folder):
-    """Queries a second of two ranks, and of two processes that know nothing of one another, each over its half."""
+def halves(folder, queries, launcher, places):
+    """Queries a second of two processes at once, each over its half, the mean of both."""
     environment = dict(os.environ) | allowed()
     cap_threads(1, environment)
-    launch = [mpirun("auto"), "-n", "2", "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
+    with Listener(family="AF_UNIX") as listener:
+        command = [*launcher, sys.executable, __file__, "--half", str(folder)]
+        for place in places:
+            subprocess.Popen([*command, place, str(queries), listener.address], env=environment)
+        pipes = [listener.accept() for _ in range(2)]
 
-    def measure(before, places):
-        with tempfile.TemporaryDirectory() as out:
-            started = [
-                subprocess.Popen(
-                    [*before, sys.executable, __file__, "--half", str(folder), place, out], env=environment
-                )
-                for place in places
-            ]
-            if sum(process.wait() for process in started):
-                raise SystemExit("a half of the search failed")
-            both = [json.loads(Path(out, f"rates-{rank}.json").read_text()) for rank in (0, 1)]
-        return {queries: (both[0][queries] + both[1][queries]) / 2 for queries in both[0]}
+    def measure():
+        for pipe in pipes:
+            pipe.send(True)
+        return statistics.mean(pipe.recv() for pipe in pipes)
 
-    return {"MPI": partial(measure, launch, ["mpi"]), "apart": partial(measure, [], ["0", "1"])}
-
-
-def ranked(folder, rounds):
-    """`halves` in turns, each number of queries a contestant of its own."""
-    kept = {}
-
-    def turn(name, work):
-        kept.setdefault(name, []).append(work())
-        return kept[name][-1]["32"]
-
-    interleaved({name: partial(turn, name, work) for name, work in halves(folder).items()}, rounds)
-    return {f"{name}, {n}": [found[str(n)] for found in turns[1:]] for name, turns in kept.items() for n in CALLS}
+    return measure
 
 
 def approximated(folder, rounds):
@@ -228,11 +202,11 @@ def main():
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--approximate", type=int, default=200_000, help="vectors of the approximate indices")
     parser.add_argument("--gpu", action="store_true", help="exact search on one GPU")
-    parser.add_argument("--half", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--half", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.half:
-        folder, place, out = given.half
-        half(Path(folder), place, Path(out))
+        folder, place, queries, address = given.half
+        half(Path(folder), place, int(queries), address)
         return 0
     device, rates = chosen_device(parser, given), {"exact": {}}
     title = (
@@ -249,7 +223,15 @@ def main():
         rates["bandwidth"] = apart({"mmpds": reading, "copy": copy}, given.rounds, folder, device)
         if given.gpu:
             return conclude(HERE, title, rates, GPU_PAIRS, ("exact", "bandwidth"), unit="rate", gpu=True)
-        rates["ranks"] = ranked(folder, given.rounds)
+        launcher = [mpirun("auto"), "-n", "2", "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
+        pairs = {
+            "MPI": partial(halves, launcher=launcher, places=["mpi"]),
+            "apart": partial(halves, launcher=[], places=["0", "1"]),
+        }
+        rates["ranks"] = {}
+        for queries in CALLS:
+            turns = apart(pairs, given.rounds, folder, queries)
+            rates["ranks"] |= {f"{name}, {queries}": each for name, each in turns.items()}
         write_archive(smaller, given.approximate, given.width)
         rates["approximate"], recalls, remarks = approximated(smaller, given.rounds)
     return conclude(HERE, title, rates, PAIRS, SECTIONS, remarks, unit="rate", recall=recalls)
