@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
 
         say(f"mmpds: {describe(error)}")
         status = 1
-    return status if swept is None else swept.finish() or status
+    return status or (swept.finish() if swept else 0)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def run_directory(cfg: DictConfig, run_id: str) -> Path:
     if cfg.resume in ("last", "auto"):
         if "fit" not in cfg.stages:
             return results.newest_unfinished(folder, cfg) or folder / run_id
-        if found := results.newest_checkpoint(folder):
+        if found := results.newest_checkpoint(folder, cfg):
             return found.parents[1]
     return folder / run_id
 
@@ -99,7 +99,7 @@ def start(cfg: DictConfig, command: list[str], started: float) -> int:
     Returns:
         The exit status: 0, 1 after a failure, 2 for a configuration that cannot run.
     """
-    world = adopt(os.environ)
+    world = adopt(os.environ, alone=cfg.trainer.launcher == "srun" and "SLURM_PTY_PORT" not in os.environ)
     cfg.run_dir = cfg.run_dir if cfg.run_dir is None else str(cfg.run_dir)  # a name may read as a number
     if problems := config_problems(cfg, world):
         if world.rank:
@@ -120,7 +120,7 @@ def start(cfg: DictConfig, command: list[str], started: float) -> int:
         return spawn(launcher_command(cfg, ranks(cfg)), run_dir, os.environ)
     if world.rank == 0:
         results.save_config(cfg, run_dir, command, started)
-    cap_threads(threads(cfg, world.local_size), os.environ)
+    cap_threads(threads(cfg, world), os.environ)
     from mmpds.run import run
 
     return run(cfg, world)

@@ -29,7 +29,7 @@ def run(cfg: DictConfig, world: World) -> int:
     """
     run_dir = Path(cfg.run_dir)
     record = results.read(run_dir)
-    record |= {"world_size": world.size, "threads_per_rank": threads(cfg, world.local_size)}
+    record |= {"world_size": world.size, "threads_per_rank": threads(cfg, world)}
     code, record["status"] = 0, "finished"
     if cfg.trainer.accelerator == "cpu":
         reuse_memory()
@@ -131,9 +131,9 @@ def main(run_dir: str) -> int:
 
     cfg = cast("DictConfig", OmegaConf.load(Path(run_dir) / results.CONFIG))
     cfg.run_dir = run_dir
-    world = adopt(os.environ)
+    world = adopt(os.environ, alone=True)
     rendezvous(world, os.environ)
-    cap_threads(threads(cfg, world.local_size), os.environ)
+    cap_threads(threads(cfg, world), os.environ)
     return run(cfg, world)
 
 

@@ -71,7 +71,7 @@ class Run:
             warnings.filterwarnings("ignore", text)
         self.cfg, self.world, self.run_dir = cfg, world, Path(cfg.run_dir)
         self.timing: dict[str, float] = {"startup_s": time.time() - started}
-        torch.set_num_threads(threads(cfg, world.local_size))
+        torch.set_num_threads(threads(cfg, world))
         pl.seed_everything(cfg.seed, verbose=False)
         began = time.perf_counter()
         self.data, self.model = self._data_and_model()

@@ -42,15 +42,21 @@ class World:
     launcher: str = "none"
 
 
-def adopt(environ: MutableMapping[str, str]) -> World:
+def adopt(environ: MutableMapping[str, str], alone: bool = False) -> World:
     """The world that the launcher's environment describes; sets RANK, LOCAL_RANK and WORLD_SIZE in it.
 
     Lightning reads these at its import and knows no MPI's own variables: without this every MPI rank
     believes it is rank 0.
+
+    Args:
+        environ: the process's.
+        alone: whether the only task of an srun is a rank; else it is taken for a shell that a person works in.
     """
     for launcher, (rank, size, local_rank, local_size) in LAUNCHERS.items():
-        # all four, for PMI_* alone may be srun's; and one task of srun may be a shell that a person works in
-        if {rank, size, local_rank, local_size} <= set(environ) and not (launcher == "srun" and environ[size] == "1"):
+        # all four, for PMI_* alone may be srun's
+        if {rank, size, local_rank, local_size} <= set(environ):
+            if launcher == "srun" and environ[size] == "1" and not alone:
+                continue
             world = World(
                 rank=int(environ[rank]),
                 size=int(environ[size]),
@@ -120,10 +126,12 @@ def ranks(cfg: DictConfig) -> int:
     return max((n for n in range(1, cores() + 1) if isinstance(batch, int) and batch % n == 0), default=1)
 
 
-def threads(cfg: DictConfig, local_size: int) -> int:
+def threads(cfg: DictConfig, world: World) -> int:
     """CPU threads a rank may use: N ranks times all cores would fight for the machine."""
     wanted = cfg.trainer.threads
-    return max(1, cores() // local_size) if wanted == "auto" else int(wanted)
+    if wanted == "auto" and world.launcher == "srun":  # which may have bound each rank to its own share already
+        wanted = os.environ.get("SLURM_CPUS_PER_TASK", "auto")
+    return max(1, cores() // world.local_size) if wanted == "auto" else int(wanted)
 
 
 def cap_threads(count: int, environ: MutableMapping[str, str]) -> None:

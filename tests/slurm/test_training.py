@@ -77,6 +77,12 @@ def test_srun_starts_one_run_on_two_nodes(whole):
     assert sorted(path.read_text() for path in (whole.parent / "hold").glob("rank?")) == list(NODES)
 
 
+def test_one_rank_of_one_node_is_a_run_too(cluster, place):
+    job = submit(cluster, place, "--nodes=1", *SRUN, *TRAINING, "trainer.max_epochs=1")
+    wait_until(cluster, place, job, "COMPLETED")
+    assert (read(place / "run")["status"], read(place / "run")["world_size"]) == ("finished", 1)
+
+
 @pytest.mark.parametrize("script", [SRUN, MPI], ids=["srun", "mpirun"])
 def test_before_its_time_is_up_a_job_saves_and_goes_on(cluster, place, whole, script):
     job = held(cluster, place, script)
@@ -103,6 +109,14 @@ def test_a_preempted_job_saves_and_goes_on(cluster, place, whole):
     assert cluster.job(job)["Restarts"] == "1"
     assert_same(place / "run", whole)
     assert "Traceback" not in output(place)
+
+
+@pytest.mark.parametrize("wrong", ["data.batch_size=31", "data.source.images=0"], ids=["refused", "failed"])
+def test_a_job_that_cannot_run_fails_once(cluster, place, wrong):
+    """The other ranks are then ended by srun, with the signal that a pre-emption has."""
+    job = submit(cluster, place, *SRUN, *TRAINING, wrong)
+    wait_until(cluster, place, job, "FAILED")
+    assert cluster.job(job)["Restarts"] == "0"
 
 
 def test_a_cancelled_job_stays_cancelled_and_leaves_a_whole_checkpoint(cluster, place):

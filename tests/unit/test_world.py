@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 
 from mmpds.launch import diagnose
-from mmpds.world import World, adopt
+from mmpds.world import World, adopt, cores, threads
 from tests.conftest import ROOT
 
 
@@ -37,6 +38,24 @@ def test_adopt(environ, world):
         assert environ["RANK"] == str(world.rank)
         assert environ["WORLD_SIZE"] == str(world.size)
         assert environ["LOCAL_RANK"] == str(world.local_rank)
+
+
+def test_one_task_of_srun_is_a_rank_where_it_is_known_to_be():
+    environ = {
+        "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1",
+    }  # fmt: skip
+    assert adopt(dict(environ)) == World()
+    assert adopt(environ, alone=True) == World(0, 1, 0, 1, "srun")
+    assert environ["LOCAL_RANK"] == "0"
+
+
+def test_ranks_of_srun_take_the_share_that_it_gave_each(monkeypatch):
+    cfg = OmegaConf.create({"trainer": {"threads": "auto"}})
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert threads(cfg, World(0, 2, 0, 2, "srun")) == 3
+    assert threads(cfg, World(0, 2, 0, 2, "mpi")) == max(1, cores() // 2)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
+    assert threads(cfg, World(0, 2, 0, 2, "srun")) == max(1, cores() // 2)
 
 
 def test_a_killed_rank_is_named_before_the_peers_that_fail_because_of_it():
