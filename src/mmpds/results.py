@@ -9,7 +9,7 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,10 +112,10 @@ def add_timing(run_dir: Path, name: str, seconds: float) -> None:
             write(run_dir, record | {"timing": record["timing"] | {name: seconds}})
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The last.ckpt of the newest run below `folder` that has one."""
-    found = sorted(folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
+def newest_checkpoint(folder: Path, cfg: DictConfig) -> Path | None:
+    """The last.ckpt of the newest run below `folder` that has one and makes the same, however long it trains."""
+    found = sorted(folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return next((path for path in found if not changed(path.parents[1], cfg, but=("stages",))), None)
 
 
 def newest_unfinished(folder: Path, cfg: DictConfig) -> Path | None:
@@ -126,12 +126,14 @@ def newest_unfinished(folder: Path, cfg: DictConfig) -> Path | None:
     return None
 
 
-def changed(run_dir: Path, cfg: DictConfig) -> list[str]:
-    """The settings that decide what is made and that a run directory's own configuration states otherwise."""
+def changed(run_dir: Path, cfg: DictConfig, but: Sequence[str] = ()) -> list[str]:
+    """The settings that decide what is made and that a run directory's own configuration, if any, states otherwise."""
     from omegaconf import OmegaConf
 
+    if not (run_dir / CONFIG).is_file():
+        return []
     before, now = _decisive(OmegaConf.load(run_dir / CONFIG)), _decisive(cfg)
-    names = sorted(before.keys() | now.keys())
+    names = sorted((before.keys() | now.keys()) - set(but))
     return [f"{name}={before.get(name)}, now {now.get(name)}" for name in names if before.get(name) != now.get(name)]
 
 

@@ -1,9 +1,9 @@
-"""What a test of robustness may be asked for on the command line."""
+"""Callbacks that do not suit the model, and what a test of robustness may be asked for."""
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-from mmpds.check.robustness import robustness_problems
+from mmpds.check.callbacks import callback_problems
 from tests.conftest import ROOT
 
 
@@ -14,7 +14,7 @@ def composer():
 
 
 def problems(*overrides):
-    return robustness_problems(compose("train", ["experiment=demo", *overrides]))
+    return callback_problems(compose("train", ["experiment=demo", *overrides]))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,24 @@ def test_all_at_once_each_with_its_value():
     ]  # fmt: skip
 
 
-def test_a_generator_has_no_robustness_to_judge():
-    (problem,) = problems("model=diffusion", "callbacks=robustness")
-    assert problem.key == "callbacks.robustness"
-    assert "callbacks=diffusion" in problem.cure
+@pytest.mark.parametrize(
+    ("overrides", "keys", "cure"),
+    [
+        (["model=diffusion", "callbacks=robustness"], ["best.monitor", "robustness"], "callbacks=diffusion"),
+        (["model=diffusion", "callbacks=ema"], ["best.monitor"], "callbacks=diffusion"),
+        (["model=blip_caption", "callbacks=ema"], ["texts", "best.monitor"], "callbacks=captions"),
+        (["model=blip_vqa", "callbacks=none"], ["texts"], "callbacks=answers"),
+        (["model=densenet121", "callbacks=captions"], ["predictions"], "callbacks=default"),
+        (["model=clip", "callbacks=gradcam"], ["gradcam"], "model=densenet121"),
+        (["callbacks.timing=null"], ["timing"], "leave it"),
+    ],
+)
+def test_callbacks_of_another_kind_of_model_are_told_before_it_trains(overrides, keys, cure):
+    found = problems(*overrides)
+    assert [problem.key for problem in found] == [f"callbacks.{key}" for key in keys]
+    assert all(cure in problem.cure for problem in found[:1])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")))
+def test_every_recipe_has_callbacks_that_suit_it(name):
+    assert callback_problems(compose("train", [f"experiment={name}"])) == []

@@ -242,12 +242,33 @@ def test_weights_that_saw_another_split_are_refused(tmp_path):
     checkpoint.touch()
 
     def wrong(*overrides):
-        cfg = composed("experiment=demo", f"init_from={checkpoint}", *overrides)
+        cfg = composed("experiment=demo", *overrides)
         return [problem.key for problem in check.config_problems(cfg, World())]
 
-    assert wrong() == []
-    assert wrong("data.split_seed=7") == ["data.split_seed"]
-    assert wrong("data.split_seed=7", "data.source.seed=3") == []
+    for start in ((f"init_from={checkpoint}",), (f"checkpoint={checkpoint}", "stages=[test]")):
+        assert wrong(*start) == []
+        assert wrong(*start, "data.split_seed=7") == ["data.split_seed"]
+        assert wrong(*start, "data.split_seed=7", "data.source.seed=3") == []
+        assert wrong(*start, "data.source.images=300") == ["data.source.images"], "the first phantoms are the same"
+        assert wrong(*start, "data.findings=[Effusion]") == ["data.findings"], "patients are split by their findings"
+    assert wrong(f"checkpoint={checkpoint}", "stages=[predict]", "data.split_seed=7", f"data.predict_root={ROOT}") == []
+
+
+def test_a_training_of_other_settings_is_not_gone_on_with(tmp_path):
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(composed("experiment=demo"), resolve=False))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+
+    def wrong(*overrides):
+        cfg = composed("experiment=demo", f"run_dir={tmp_path}", *overrides)
+        return check.config_problems(cfg, World())
+
+    for resume in ("resume=last", "resume=auto"):
+        assert wrong(resume, "trainer.max_epochs=9", "trainer=cpu_seq") == []
+        (problem,) = wrong(resume, "data.split_seed=7")
+        assert problem.key == "resume"
+        assert "data.split_seed=0, now 7" in problem.cure
+        assert f"resume={tmp_path / 'checkpoints' / 'last.ckpt'}" in problem.cure
 
 
 def test_an_archive_needs_its_folder_and_a_model_of_images_and_texts():

@@ -147,15 +147,17 @@ def test_a_row_of_a_run_that_came_to_nothing():
     }  # fmt: skip
 
 
-def test_the_newest_checkpoint_is_that_of_the_last_write(tmp_path):
-    assert results.newest_checkpoint(tmp_path / "nowhere") is None
-    for name, age in (("b", 50), ("a", 5), ("c", 500)):
+def test_the_newest_checkpoint_is_the_last_written_of_the_same_settings(tmp_path):
+    cfg = OmegaConf.create({"seed": 1, "stages": ["fit", "test"], "data": {"split_seed": 0}})
+    assert results.newest_checkpoint(tmp_path / "nowhere", cfg) is None
+    for name, age, seed in (("b", 50, 1), ("a", 5, 1), ("c", 500, 1), ("other", 1, 2)):
         path = tmp_path / name / "checkpoints" / "last.ckpt"
         path.parent.mkdir(parents=True)
         path.touch()
         os.utime(path, (0, time.time() - age))
+        OmegaConf.save(OmegaConf.merge(cfg, {"seed": seed, "stages": ["fit"]}), tmp_path / name / results.CONFIG)
     (tmp_path / "unsaved").mkdir()
-    assert results.newest_checkpoint(tmp_path) == tmp_path / "a" / "checkpoints" / "last.ckpt"
+    assert results.newest_checkpoint(tmp_path, cfg) == tmp_path / "a" / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture

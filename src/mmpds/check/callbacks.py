@@ -1,9 +1,10 @@
-"""What is wrong with a test of robustness."""
+"""Whether the callbacks suit the model, before it has been trained for hours."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mmpds.check.contrastive import ranks_answers, writes
 from mmpds.check.generation import generates
 from mmpds.check.problem import Problem
 from mmpds.data.corruptions import wrong_levels
@@ -11,9 +12,42 @@ from mmpds.data.corruptions import wrong_levels
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+DETECTS = "val/auroc/macro"
+"""What only detectors log."""
 
-def robustness_problems(cfg: DictConfig) -> list[Problem]:
-    """What keeps the robustness callback from judging; nothing where there is none."""
+
+def callback_problems(cfg: DictConfig) -> list[Problem]:
+    """What a run needs to report its results, and what looks for things that its model does not have."""
+    stated, found = cfg.callbacks or {}, []
+    texts, judged = writes(cfg) or ranks_answers(cfg), {"fit", "test"} & set(cfg.stages)
+    own = (
+        "diffusion"
+        if generates(cfg)
+        else "answers"
+        if str(cfg.data.get("_target_")).endswith("QuestionData")
+        else "captions"
+    )
+    if not stated.get("timing"):
+        found.append(Problem("callbacks.timing", None, "every run's record has it: leave it as it is"))
+    keeps = None if generates(cfg) else "texts" if texts else "predictions"
+    if keeps and not stated.get(keeps) and (judged or ("predict" in cfg.stages and not stated.get("embeddings"))):
+        cure = f"nothing else keeps what this model predicts: leave out callbacks=, or give callbacks={own}"
+        found.append(Problem(f"callbacks.{keeps}", None, cure if texts else cure.replace(own, "default")))
+    if (texts or generates(cfg)) and "fit" in cfg.stages and (best := stated.get("best")) and best.monitor == DETECTS:
+        cure = f"only detectors log it: leave out callbacks=, or give callbacks={own}"
+        found.append(Problem("callbacks.best.monitor", DETECTS, cure))
+    if stated.get("gradcam") and "densenet" not in str(cfg.model.get("_target_")):
+        found.append(Problem("callbacks.gradcam", "", "it explains DenseNet's features: use model=densenet121"))
+    if keeps == "predictions":
+        found += [
+            Problem(f"trainer.{key}", value, "a detector is judged on whole splits: give fewer images, or leave it out")
+            for key in ("limit_test_batches", "limit_predict_batches", "fast_dev_run")
+            if (value := cfg.trainer.get(key)) not in (None, False, 1.0)
+        ]
+    return found + _robustness_problems(cfg)
+
+
+def _robustness_problems(cfg: DictConfig) -> list[Problem]:
     if not (stated := (cfg.callbacks or {}).get("robustness")):
         return []
     key, found = "callbacks.robustness", []

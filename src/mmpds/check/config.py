@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from mmpds.check.callbacks import callback_problems
 from mmpds.check.contrastive import archive_problems, contrastive_problems
 from mmpds.check.data import data_problems
 from mmpds.check.generation import generation_problems, has_prompts
@@ -35,6 +36,7 @@ def config_problems(cfg: DictConfig, world: World) -> list[Problem]:
     ]
     if "evaluate" in cfg.stages or {"predictions", "answers"} & set(cfg.data):  # `in cfg.data` is false of ???
         return [*found, *stored_problems(cfg, size)]
+    found += callback_problems(cfg)
     if not has_prompts(cfg):
         found += data_problems(cfg)
     if world.launcher == "torchrun" and not cfg.run_dir and os.environ.get("TORCHELASTIC_RUN_ID", "none") == "none":

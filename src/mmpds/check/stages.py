@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmpds.check.contrastive import ranks_answers
 from mmpds.check.generation import generates, has_prompts
 from mmpds.check.problem import Problem, exists, nearest
-from mmpds.results import CONFIG
+from mmpds.results import CONFIG, changed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -41,38 +41,54 @@ def stage_problems(cfg: DictConfig) -> list[Problem]:
         found.append(Problem("checkpoint", None, f"stages has no fit: give checkpoint=PATH, or {other}"))
     if cfg.resume == "last" and "fit" not in cfg.stages:
         found.append(Problem("resume", "last", "there is no training to go on with; resume=auto goes on with images"))
-    elif cfg.resume == "last":
-        runs = Path(cfg.run_dir) if cfg.run_dir else Path("runs") / (cfg.name or "train")
-        pattern = "checkpoints/last.ckpt" if cfg.run_dir else "*/checkpoints/last.ckpt"
-        if not any(runs.glob(pattern)):
-            found.append(
-                Problem("resume", "last", f"no {runs / pattern}: nothing to go on with; resume=auto starts anew")
-            )
-    elif cfg.resume not in (None, "auto"):
+    elif cfg.resume in ("last", "auto"):
+        found += _resume_problems(cfg)
+    elif cfg.resume is not None:
         found += exists("resume", cfg.resume, "checkpoint")
     if "predict" in cfg.stages and not (generates(cfg) or has_prompts(cfg)) and not cfg.data.get("predict_root"):
         found.append(Problem("data.predict_root", None, "stages has predict: give a folder of images"))
     return found
 
 
+def _resume_problems(cfg: DictConfig) -> list[Problem]:
+    """Whether there is a training of these settings to go on with."""
+    runs = Path(cfg.run_dir) if cfg.run_dir else Path("runs") / (cfg.name or "train")
+    pattern = "checkpoints/last.ckpt" if cfg.run_dir else "*/checkpoints/last.ckpt"
+    saved = sorted(runs.glob(pattern), key=lambda path: path.stat().st_mtime)
+    if not saved:
+        cure = f"no {runs / pattern}: nothing to go on with; resume=auto starts anew"
+        return [Problem("resume", "last", cure)] if cfg.resume == "last" else []
+    others = [changed(path.parents[1], cfg, but=("stages",)) for path in saved]
+    if "fit" not in cfg.stages or [] in others or (cfg.resume == "auto" and not cfg.run_dir):
+        return []
+    cure = (
+        f"{saved[-1]} was trained otherwise ({'; '.join(others[-1])}): give the same settings, or resume={saved[-1]}, "
+        "which goes on all the same, in a folder of its own"
+    )
+    return [Problem("resume", cfg.resume, cure)]
+
+
 def start_problems(cfg: DictConfig) -> list[Problem]:
-    """Whether weights that training starts from have seen what it would be tested on."""
+    """Whether weights have seen what they would be tested on: those that training starts from, and a checkpoint's."""
     from omegaconf import OmegaConf
 
-    config = Path(str(cfg.init_from)).parent.parent / CONFIG
-    if "fit" not in cfg.stages or not cfg.init_from or not config.is_file():
+    key = "init_from" if "fit" in cfg.stages else "checkpoint"
+    config = Path(str(cfg[key])).parent.parent / CONFIG
+    if "test" not in cfg.stages or not cfg[key] or cfg.data.get("test_root") or not config.is_file():
         return []
     before: Any = OmegaConf.to_container(OmegaConf.load(config)).get("data", {})  # type: ignore[union-attr]
     now: Any = OmegaConf.to_container(cfg.data, resolve=True)
     roots = [str(Path(str(data.get("root"))).resolve()) for data in (before, now)]
-    if roots[0] != roots[1] or before.get("source") != now.get("source"):
+    sources = [{k: v for k, v in (data.get("source") or {}).items() if k != "images"} for data in (before, now)]
+    if roots[0] != roots[1] or sources[0] != sources[1]:
         return []  # other images
+    deciding = ["split", "split_seed", "fractions"] + ["findings"] * (now.get("split") == "own")
+    found = [(f"data.{name}", before[name], now.get(name)) for name in deciding if name in before]
+    old_count, count = ((data.get("source") or {}).get("images") for data in (before, now))
+    if isinstance(count, int):  # of phantoms, whose first ones are the same
+        found.append(("data.source.images", old_count, count))
     return [
-        Problem(
-            f"data.{key}",
-            now.get(key),
-            f"init_from was trained with {before[key]}: else it would be tested on patients that it knows",
-        )
-        for key in ("split", "split_seed", "fractions")
-        if key in before and before[key] != now.get(key)
+        Problem(name, new, f"{key} was trained with {old}: else it would be tested on patients that it knows")
+        for name, old, new in found
+        if old != new
     ]
