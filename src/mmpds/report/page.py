@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from mmpds.report import figures, generation, robustness, summary, tables, writing
+from mmpds.report import embedded, figures, generation, robustness, summary, tables, writing
 from mmpds.report.stored import StoredRun
 
 PAIR = ("Pneumonia", "Infiltration")
@@ -34,7 +34,7 @@ def html(run: StoredRun) -> str:
         _template(), Plots(), run=run, summary=summary, tables=tables,
         curves=figures.curves(run) if run.judged else {}, figures=figures, pair=_pair(run),
         fairness=figures.fairness(run), confusion=figures.confusion(run), gallery=gallery, left_out=left_out,
-        generation=generation, robustness=robustness, writing=writing, sheet=_sheet(run),
+        embedded=embedded, generation=generation, robustness=robustness, writing=writing, sheet=_sheet(run),
     )  # fmt: skip
 
 

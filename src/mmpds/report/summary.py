@@ -42,6 +42,13 @@ def sentence(run: StoredRun) -> str:
         beside = "" if guess is None else f"; without looking at the image {100 * guess:.1f} %"
         told = f"It answers {100 * right:.1f} % of {counts['test/questions/closed']:,} closed test questions right"
         return f"{before}{told}{beside}."
+    if (similar := metrics.get("test/rouge_l")) is not None and "test/accuracy/all" not in metrics:
+        told = f"On {counts.get('test/items', 0):,} test images its captions have a ROUGE-L of {similar:.3f}"
+        if (missed := metrics.get("test/omission/all")) is not None:
+            made_up = metrics.get("test/hallucination/all", 0.0)
+            told += f"; {100 * made_up:.1f} % of the findings that they name are absent"
+            told += f", {100 * missed:.1f} % of those present are not named"
+        return f"{before}{told}."
     items, auroc = counts.get("test/items"), metrics.get("test/auroc/macro")
     if not items or auroc is None:
         seen = f" It predicted {len(run.predicted):,} images without a known answer." if len(run.predicted) else ""
@@ -81,8 +88,10 @@ def verdict(run: StoredRun) -> str:
         return f"{' and '.join(told)}: read {'it' if causes + warnings == 1 else 'them'} before any figure below."
     if run.generator:
         return "No warnings."
-    if not any(name.startswith("test/auroc/") for name in run.section("metrics")):
+    if not run.section("counts").get("test/items"):
         return "No warnings; no test split was judged, so there was little to diagnose."
+    if not any(name.startswith("test/auroc/") for name in run.section("metrics")):
+        return "No warnings."
     if run.result.get("diagnosis") is None:
         return "No warnings. This run kept no diagnosis."
     return "Nothing suspicious found."

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmpds.report import generation, summary, tables, writing
+from mmpds.report import embedded, generation, robustness, summary, tables, writing
 from mmpds.report.stored import StoredRun, column
 from mmpds.results import inert
 from mmpds.sweep import markdown
@@ -19,7 +19,7 @@ KINDS = ("generated", "real", "pixels", "features")
 
 
 def markdown_report(run: StoredRun) -> str:
-    """The report as Markdown: what was found, every table, and the cost."""
+    """The report as Markdown: what was found, every table but that of what chance may explain, and the cost."""
     heading = "Warnings" if run.generator else "Diagnosis"
     lines = [f"# {_plain(summary.name(run))}", "", _plain(summary.sentence(run)), "", f"## {heading}", ""]
     for suspicion in summary.diagnosis(run):
@@ -32,8 +32,9 @@ def markdown_report(run: StoredRun) -> str:
     if run.sheet.is_file():
         lines += ["", f"![Contact sheet of synthetic images]({run.sheet.name})"]
     found = [
-        tables.headline(run), *tables.operating_points(run), tables.gaps(run, True), tables.groups(run),
-        tables.localization(run), tables.predictions(run), generation.quality(run.result),
+        tables.headline(run), *embedded.compared(run), *tables.operating_points(run), tables.gaps(run, True),
+        tables.groups(run), tables.localization(run),
+        robustness.table(robustness.read(run.path)), tables.predictions(run), generation.quality(run.result),
         generation.classes(run.result), generation.fidelity(run.result), generation.gallery(run.manifest),
         *writing.written(run.result),
     ]  # fmt: skip
@@ -56,6 +57,8 @@ def metrics_csv(run: StoredRun) -> str:
         split, metric, finding = (*name.split("/", 2), "", "")[:3]
         if finding in KINDS:
             metric, finding = f"{metric}/{finding}", ""
+        elif (last := finding.rpartition("/"))[2] in (*run.findings, "macro"):
+            metric, finding = f"{metric}/{last[0]}".strip("/"), last[2]
         rows.append((split, metric, inert(finding), value, *(intervals.get(name) or (None, None))))
     return _csv(pd.DataFrame(rows, columns=["split", "metric", "finding", "value", "low", "high"]))
 

@@ -323,3 +323,39 @@ def test_the_command_loads_no_torch(fresh):
     done = subprocess.run([sys.executable, "-c", code, str(fresh)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [str(fresh / "report.html"), "False"]
     assert (fresh / "report.html").stat().st_size < 8e6
+
+
+def test_what_embeddings_are_worth_stands_in_the_page_and_in_the_tables(fresh):
+    result = json.loads((fresh / "results.json").read_text())
+    learnt = {
+        f"test/{kind}/auroc/{finding}": value
+        for kind, value in (("few_shot_16", 0.7654), ("few_shot_4", 0.6543), ("linear_probe", 0.8766))
+        for finding in ("Pneumonia", "macro")
+    }
+    asked = {"test/text_to_image/recall@5": 0.4321, "test/text_to_image/recall_chance@5": 0.0123}
+    edit(fresh, metrics=result["metrics"] | learnt | asked | {"test/top1_accuracy": 0.9876})
+    text = page(fresh)
+    section = text[text.index('id="embeddings"') : text.index('id="curves"')]
+    assert section.index("4 + 4 images") < section.index("16 + 16 images") < section.index("All images")
+    assert all(value in section for value in ("0.765", "0.654", "0.877", "0.432", "0.012", "0.988"))
+    report.write(fresh, "md")
+    assert "16 + 16 images" in (fresh / "report.md").read_text()
+    report.write(fresh, "csv")
+    table = pd.read_csv(fresh / "metrics.csv", keep_default_na=False)
+    (row,) = table.query("metric == 'few_shot_4/auroc' and finding == 'Pneumonia'").itertuples()
+    assert float(row.value) == 0.6543
+
+
+def test_a_run_without_embeddings_has_no_such_section(folder):
+    assert 'id="embeddings"' not in page(folder)
+
+
+def test_a_test_of_captions_is_told_as_one(tmp_path):
+    metrics = {"test/rouge_l": 0.5, "test/bleu/1": 0.6, "test/omission/all": 0.25, "test/hallucination/all": 0.1}
+    result = {"status": "finished", "metrics": metrics, "counts": {"test/items": 40}, "warnings": [], "diagnosis": None}
+    (tmp_path / "results.json").write_text(json.dumps(result))
+    text = page(tmp_path)
+    told = "On 40 test images its captions have a ROUGE-L of 0.500; 10.0 % of the findings that they name are absent"
+    assert told in text
+    assert "no test split was judged" not in text.lower()
+    assert "Beside the accuracy" not in text
