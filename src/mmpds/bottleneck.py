@@ -32,7 +32,7 @@ EVIDENCE = {
     "core seconds",
     "slower compute": "an item costs {excess:.2f} times the reference's core seconds",
     "start-up": "{cold_s:.3g} of {command_s:.3g} s go by before the steady state",
-    "the end": "{end_s:.3g} of {command_s:.3g} s go to metrics, reports and the end of the processes",
+    "the end": "{end_s:.3g} of {command_s:.3g} s go to validation, other stages, metrics, reports and the end",
 }
 """Each thing that can limit a run, and the sentence whose figure shows it."""
 

@@ -121,6 +121,8 @@ def _figures(result: Mapping[str, Any], processors: int) -> dict[str, float]:
         "steady_s": max((rank["seconds"] for rank in timing.get("per_rank") or ()), default=None),
         "utilisation": timing["cpu_s"] / (stage * processors) if stage and timing.get("cpu_s") else None,
     }
+    if (result.get("hardware") or {}).get("gpu"):
+        known["utilisation"] = None  # of the processors, which are GPUs there
     if (result.get("counts") or {}).get("predict/already_made"):
         known["command_s"] = None  # another command made a part of the images
     return {name: float(value) for name, value in known.items() if value is not None}

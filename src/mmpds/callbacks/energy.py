@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 POWERCAP = Path("/sys/class/powercap")
 METHODS = ("nvml", "rapl", "estimate", "unavailable")
 """From the best to the worst; several ranks are known as well as the worst of them."""
+APART_S = 60.0
+"""Between two readings of counters that begin anew."""
 
 Meters = dict[str, float]
 
@@ -29,7 +32,8 @@ class Energy(Callback):
     - `nvml`: a run on GPUs; the boards' own energy counters (`nvmlDeviceGetTotalEnergyConsumption`). CPU and
       memory of the node are not in it, even where RAPL could be read: few clusters allow that, and a
       figure that holds the CPU on one machine only cannot be compared.
-    - `rapl`: a run on CPU; the counters of the CPU packages (/sys/class/powercap, with their wrap-around).
+    - `rapl`: a run on CPU; the counters of the CPU packages (/sys/class/powercap). They begin anew after minutes, some
+      after four of a busy package, and are read every minute.
     - `estimate`: a run on CPU without readable counters; the CPU's thermal design power from CodeCarbon's
       table times the share of the CPU that this process and its ended children used, as CodeCarbon models a
       process. That is linear in CPU time, so two readings replace CodeCarbon's thread and its slow start.
@@ -47,6 +51,7 @@ class Energy(Callback):
         self.powercap = Path(powercap)
         self._used: Meters = {}
         self._before: Meters | None = None
+        self._read_at = 0.0
         self._ranges: Meters = {}
         self._method: str | None = None
         self._read: Callable[[], Meters] = dict
@@ -55,11 +60,27 @@ class Energy(Callback):
         """Read the meters before a stage."""
         if self._method is None:
             self._method, self._read = self._choose(trainer.strategy.root_device)
-        self._before = self._sample()
+        self._open()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read them after it."""
         self._close()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Read counters that may begin anew more than once in a stage."""
+        self._keep_up()
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        """The same."""
+        self._keep_up()
+
+    def on_test_batch_end(self, *_: Any, **__: Any) -> None:
+        """The same."""
+        self._keep_up()
+
+    def on_predict_batch_end(self, *_: Any, **__: Any) -> None:
+        """The same."""
+        self._keep_up()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A stage that breaks has used its energy too."""
@@ -91,6 +112,14 @@ class Energy(Callback):
             # CPU seconds here, joules in `summary`: looking the CPU up takes a second or two
             return "estimate", lambda: {f"{host}/{os.getpid()}": sum(os.times()[:4])}
         return "unavailable", dict
+
+    def _keep_up(self) -> None:
+        if self._method == "rapl" and self._before is not None and monotonic() - self._read_at > APART_S:
+            self._close()
+            self._open()
+
+    def _open(self) -> None:
+        self._before, self._read_at = self._sample(), monotonic()
 
     def _sample(self) -> Meters | None:
         try:

@@ -128,10 +128,12 @@ class ImageData(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Once a node: read every image, so that the ranks' own `setup` finds all in the cache."""
+        began = time.perf_counter()
         if self.cache_dir is not None:
             for source in (self.source, self.test_source):
                 if source is not None:
                     self._open(source)
+        self.load_s += time.perf_counter() - began
 
     def setup(self, stage: str) -> None:
         """Make the splits that `stage` (fit, validate, test or predict) needs."""

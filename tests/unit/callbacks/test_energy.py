@@ -50,6 +50,22 @@ def test_rapl_counts_packages_once_and_wraps_around(powercap):
     assert summary["joules"] == pytest.approx(0.5 + 2.0)
 
 
+def test_rapl_is_read_often_enough_to_see_every_wrap(powercap, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("mmpds.callbacks.energy.monotonic", lambda: now)
+    callback = Energy(powercap)
+
+    def work():
+        nonlocal now
+        for joules in (3, 6, 9, 2, 5, 8, 1, 4):  # of a range of 10 J, from 9 J on: three wraps in 25 J
+            (powercap / "intel-rapl:0" / "energy_uj").write_text(f"{joules * 1_000_000}")
+            now += 61
+            callback.on_test_batch_end()
+
+    stage(callback, CPU, work)
+    assert callback.summary()["joules"] == pytest.approx(25)
+
+
 @pytest.mark.parametrize("file", ["energy_uj", "max_energy_range_uj"])
 def test_unreadable_rapl_becomes_an_estimate(powercap, file, monkeypatch):
     (powercap / "intel-rapl:1" / file).unlink()  # in the field: readable by root alone
