@@ -31,7 +31,8 @@ class ChestXray(ImageFiles):
         findings: the label columns; None: one a class folder that is not normal, in alphabetical order.
 
     Raises:
-        ValueError: there are no class folders with images, or none for a finding asked for.
+        ValueError: there are no class folders with images, or none for a finding asked for, or images lie beside
+            folders of splits.
     """
 
     def __init__(self, root: str | Path, findings: Sequence[str] | None = None) -> None:
@@ -54,6 +55,12 @@ class ChestXray(ImageFiles):
             raise ValueError(
                 f"root={root}: found no class folders with images, one of them a finding; "
                 "give the folder that holds NORMAL and PNEUMONIA, or train, val and test with those in each"
+            )
+        if len(table["split"].unique()) > 1 and table["split"].isna().any():
+            strays = sorted({PurePosixPath(path).parts[0] for path in table["path"][table["split"].isna()]})
+            raise ValueError(
+                f"root={root}: {', '.join(strays)} beside {', '.join(sorted(table['split'].dropna().unique()))}: is it "
+                "a split of another name, or a copy of all? name splits train, val and test, and move the rest away"
             )
         if found and (unknown := sorted(set(chosen) - set(found))):
             raise ValueError(f"findings={unknown}: {root} has class folders only for {list(found)}; name these")

@@ -64,7 +64,8 @@ def read_predictions(
     raw = _read("data.predictions", Path(path))
     names = [str(name) for name in raw.columns if name not in ("id", *KNOWN)]
     own = {as_written(name.removesuffix(PROBABILITY)): name for name in names if name.endswith(PROBABILITY)}
-    columns = own or {name.removeprefix(PREFIX): name for name in names}
+    # of a finding's prob_F and F the first is the probability, the other is most likely its label
+    columns = own or {n.removeprefix(PREFIX): n for n in names if n.startswith(PREFIX) or PREFIX + n not in names}
     raw.index = pd.Index(raw["id"])
     if labels is not None:
         known = _read_labels(Path(labels))

@@ -116,6 +116,7 @@ class QuestionData(ImageData):
         if name != "train" or not self.augment:  # asked once, the same in every run and epoch
             questions = _drawn(questions, share)
             share = pd.Series(1.0, index=questions.index)
+        questions, share = questions[share > 0], share[share > 0]
         rows = rows[source.table["id"].iloc[rows].isin(questions["image_name"]).to_numpy()]
         if not len(rows):
             raise ValueError(f"data: nothing is asked in {name}; give more images or other data.fractions")

@@ -32,16 +32,15 @@ def multiclass(
         replicates: of the bootstrap; 0 for no intervals.
         seed: of the bootstrap.
 
-    Raises:
-        ValueError: an item has no class or several; the text says how many do.
+    Returns:
+        Nothing but a warning where an item has no class or several.
     """
     prob, label = check_arrays(prob, label)
     known = ~np.isnan(label).any(axis=1)
     prob, label = prob[known], label[known]
     if wrong := int(np.count_nonzero(label.sum(1) != 1)):
-        raise ValueError(
-            f"label: {wrong} of {len(label)} items have no class or several; exclusive classes need one each"
-        )
+        told = f"no accuracy: {wrong} of {len(label)} items have no class or several; exclusive classes need one each"
+        return Evaluation({}, {}, {}, [told])
     if not len(prob):
         return Evaluation({}, {}, {}, ["no accuracy: no item has a known class"])
     truth, chosen = label.argmax(1), prob.argmax(1)
@@ -57,7 +56,8 @@ def multiclass(
 
     metrics = {name: float(v[0]) for name, v in judged(np.ones((len(prob), 1))).items() if not np.isnan(v[0])}
     patients = None if group is None else np.asarray(group)[known]
-    chunks = [judged(weight) for weight in resamples(members(prob, label, patients), replicates, seed)]
+    member = members(prob, label, patients)
+    chunks = [judged(weight) for weight in resamples(member, replicates, seed)] if member.max() else []
     drawn = {name: interval(np.concatenate([chunk[name] for chunk in chunks])) for name in metrics if chunks}
     counts = {f"items/{name}": int((truth == c).sum()) for c, name in enumerate(classes)}
     return Evaluation(metrics, {name: ends for name, ends in drawn.items() if ends}, counts, [])

@@ -75,6 +75,7 @@ class Blip(pl.LightningModule):
                 self.tokenizer = wordpiece.published(pretrained, self._limit) if Path(pretrained).is_dir() else (
                     wordpiece.restored(wordpiece.state(BertTokenizer.from_pretrained(pretrained)))
                 )  # fmt: skip
+            stem = "patch"
         else:
             # keeps a state's size: with the published 0.02 narrow networks take long to see anything
             shared = {"hidden_size": width, "initializer_range": width**-0.5}

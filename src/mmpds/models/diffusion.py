@@ -98,7 +98,7 @@ class Diffusion(pl.LightningModule):
     @staticmethod
     def restated(settings: Mapping[str, Any]) -> dict[str, Any]:
         """What of a configuration's settings a checkpoint takes over: where the pretrained weights now are."""
-        return {"pretrained": settings["pretrained"]} if settings.get("pretrained") else {}
+        return {name: settings[name] for name in ("pretrained", "vae") if isinstance(settings.get(name), str)}
 
     def load_weights(self, file: str) -> list[str]:
         """Start from a checkpoint of a model of the same sizes, its vocabulary included.

@@ -98,3 +98,10 @@ def test_what_is_not_such_a_folder_is_refused_with_the_cure(tmp_path):
 )
 def test_patients_are_told_by_file_names(name, expected):
     assert patient(PurePosixPath("train/NORMAL") / name) == expected
+
+
+@pytest.mark.parametrize("stray", ["valid/PNEUMONIA/b.png", "chest_xray/train/PNEUMONIA/b.png", "NORMAL/b.png"])
+def test_images_beside_the_folders_of_splits_are_refused(tmp_path, stray):
+    put(tmp_path, "train/NORMAL/a.png", "test/PNEUMONIA/a.png", stray)
+    with pytest.raises(ValueError, match=rf"{stray.split('/')[0]} beside test, train"):
+        ChestXray(tmp_path)

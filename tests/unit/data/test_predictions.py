@@ -143,3 +143,13 @@ def test_ids_are_looked_at_also_where_no_finding_can_be(file):
     prob, labels = file("id,Mas\na,0.5\na,0.5\nz,0.5\n"), file("id,Mass\na,1\n", "labels.csv")
     with pytest.raises(ValueError, match=r"every finding lacks .* 1 ids occur more than once .* 1 items have no"):
         read_predictions(prob, labels)
+
+
+@pytest.mark.parametrize("names", ["prob_Mass,Mass", "Mass,prob_Mass"])
+def test_a_label_beside_a_probability_is_not_taken_for_it(file, names):
+    values = {"prob_Mass": ("0.25", "0.5"), "Mass": ("0", "1")}
+    rows = [",".join([item, *(values[name][n] for name in names.split(","))]) for n, item in enumerate("ab")]
+    both = file("\n".join([f"id,{names}", *rows]) + "\n")
+    found = read_predictions(both, both)
+    assert found.prob[:, 0].tolist() == [0.25, 0.5]
+    assert found.label[:, 0].tolist() == [0, 1]

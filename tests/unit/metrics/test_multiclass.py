@@ -53,8 +53,14 @@ def test_intervals_hold_the_value_and_are_by_patient():
     )  # no new patients, no more certainty
 
 
-def test_an_item_of_two_classes_is_refused():
+def test_an_item_of_two_classes_leaves_a_warning_and_no_figure():
     prob, label, _ = drawn(3)
     label[0] = 1
-    with pytest.raises(ValueError, match="1 of 40 items"):
-        multiclass(prob, label, CLASSES)
+    found = multiclass(prob, label, CLASSES)
+    assert (found.metrics, found.intervals) == ({}, {})
+    assert "1 of 40 items" in found.warnings[0]
+
+
+def test_one_patient_has_no_intervals():
+    prob, label, _ = drawn(3)
+    assert multiclass(prob, label, CLASSES, group=np.zeros(40), replicates=20).intervals == {}

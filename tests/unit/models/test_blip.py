@@ -199,6 +199,10 @@ def test_the_exported_folder_is_transformers_own_and_is_read_back(kind, theirs, 
     assert again.fingerprint() == blip.fingerprint()
     assert again.hparams["pretrained"] is None  # its checkpoint needs the folder no more
     assert again.tokenizer.get_vocab() == blip.tokenizer.get_vocab()
+    scratch = kind(pretrained=str(tmp_path / "blip"), longest=8, stem="convolutions").eval()  # as the yaml has it
+    with torch.no_grad():
+        assert torch.equal(scratch.see(images()), blip.see(images()))
+    assert scratch.hparams["stem"] == "patch"
 
 
 def test_lora_trains_little_and_is_merged_when_exported(tmp_path):
