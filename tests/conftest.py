@@ -11,6 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: a second worker has all others meanwhile."""
+    items.sort(key=lambda item: "slurm/" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets: MMPDS_DATA, else shared/data beside the checkout."""
