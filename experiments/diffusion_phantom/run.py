@@ -108,7 +108,8 @@ def fidelity_table(record):
         ]
         for name in names
     ]  # fmt: skip
-    return ["finding", "asked for", "found", "found where not asked (chance)", "found on real images", "ROC-AUC",
+    return ["finding", "asked for", "found", "found where not asked (chance)",
+            "found on phantoms of these captions", "ROC-AUC",
             "KID in the finding", "of real images", "of real images, labels shuffled"], rows  # fmt: skip
 
 
@@ -137,7 +138,7 @@ def main():
     def named(record, name, digits=3):
         return figure(record, f"test/{name}", "<br>", digits)
 
-    heads = ["against held-out images", "generator", "untrained", "real training images", "the same, labels shuffled"]
+    heads = ["against held-out images", "generator", "untrained", "training phantoms", "the same, labels shuffled"]
     distances = [
         [shown, named(best, name), named(untrained, name), named(best, f"{name}_real"), "–"]
         for shown, name in (("FID", "fid"), ("KID", "kid"))

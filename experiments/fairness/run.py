@@ -108,7 +108,12 @@ def row_of(rows, **wanted):
 
 def phantom_tables(audits):
     """What happened to the finding that the bias is in, in both sexes and overall; and all gaps that were found."""
-    heads = ["run", *(f"{NAMES[m]}, {g}" for m in ("tpr", "fpr", "auroc") for g in ("F", "M")), "gap in TPR", "found"]
+    heads = [
+        "run",
+        *(f"{NAMES[m]}, {g}" for m in ("tpr", "fpr", "auroc") for g in ("F", "M")),
+        "gap in TPR",
+        "is it found",
+    ]
     rows, costs = [], []
     for name, audited in audits.items():
         cells = [row_of(audited["groups"], attribute="sex", finding=BIASED, group=group) for group in ("F", "M")]
@@ -178,7 +183,7 @@ def report(audits, real):
         counts, rows = nih_tables(real)
         parts += [
             f"NIH ChestX-ray14, {real['items']:,} images of {real['patients']:,} patients judged, "
-            f"audited in {real['seconds']:.1f} s on {cores()} cores:",
+            f"audited in {real['seconds']:.1f} s on {cores()} core{'s' * (cores() > 1)}:",
             markdown(*counts),
             "Those of single attributes:",
             markdown(*rows),

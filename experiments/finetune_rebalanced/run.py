@@ -133,7 +133,7 @@ def compared(arguments, base_epochs):
         [metric, *(cell(found[name][metric], 1 if "100" in metric else 3, "+" * ("−" in name)) for name in found)]
         for metric in found["base"]
     ]
-    normal, hardware = int((base[f"{FINDING} label"] == 0).sum()), results.hardware([], cores())
+    normal = int((base[f"{FINDING} label"] == 0).sum())
     title = (
         f"DenseNet-121, {arguments.size} px, base of {base_epochs} epoch{'s' * (base_epochs > 1)}, "
         f"{arguments.epochs} of fine-tuning; "
@@ -142,12 +142,10 @@ def compared(arguments, base_epochs):
     heads = ["test", *found]
     table(title, heads, [[text.replace("<br>", "  ") for text in row] for row in cells])
     thresholds = ", ".join(f"{name} {r['metrics'][f'test/threshold/{FINDING}']:.3f}" for name, r in records.items())
-    seconds = ", ".join(f"{name} {r['timing']['fit_s']:,.0f} s" for name, r in records.items())
     text = (
         f"{title}.\n\n{markdown(heads, cells)}\nBelow each value its 95 % interval: {REPLICATES:,} bootstrap "
         "replicates by patient, a difference within each replicate.\n\n"
-        f"Thresholds, fitted on validation for {SENSITIVITY} sensitivity: {thresholds}. "
-        f"Training on {hardware['cores']} core{'s' * (hardware['cores'] > 1)}, {hardware['cpu']}: {seconds}.\n"
+        f"Thresholds, fitted on validation for {SENSITIVITY} sensitivity: {thresholds}.\n"
     )
     return {"title": title, "metrics": found, "markdown": text}
 

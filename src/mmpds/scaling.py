@@ -20,7 +20,7 @@ WAYS = ("trainer", "ranks", "trainer.threads")
 SEQUENTIAL = "cpu_seq"
 COLD = ("startup_s", "build_s", "load_s", "warmup_s", "steady_s")
 FIGURES = ("stage_s", "command_s", "images_per_s", "speedup_steady", "speedup_command", "efficiency",
-           "joules_per_image", "utilisation", *COLD, *(f"{scope}/{name}" for scope in ("steady", "command")
+           "joules_per_image", "utilisation", *COLD, "end_s", *(f"{scope}/{name}" for scope in ("steady", "command")
            for name in EVIDENCE))  # fmt: skip
 SHOWN = 0.005
 """A loss that takes a smaller share of every row has no column."""
@@ -159,6 +159,8 @@ def _relate(job: _Job, reference: _Job | None, peer: _Job | None, triad: Mapping
         job.limits = limits(job.result, peer.result if peer else None, triad)
         for scope, shares in (("steady", job.limits.steady), ("command", job.limits.command)):
             own |= {f"{scope}/{name}": share for name, share in shares.items()}
+        if "end_s" in job.limits.facts:
+            own["end_s"] = job.limits.facts["end_s"]
 
 
 def _label(job: _Job, varied: Sequence[str]) -> str:
@@ -191,7 +193,8 @@ def _row(jobs: Sequence[_Job], varied: Sequence[str]) -> dict[str, Any]:
     for scope in ("steady", "command"):
         shares = {name: row[f"{scope}/{name}"] for name in EVIDENCE if f"{scope}/{name}" in row}
         if (limit := bottleneck(shares)) is not None:
-            telling = next(job for job in done if limit in getattr(job.limits, scope))
+            usual, known = row.get("command_s", 0.0), [job for job in done if limit in getattr(job.limits, scope)]
+            telling = min(known, key=lambda job: abs(job.figures.get("command_s", 0.0) - usual))
             row |= {f"{scope}_limit": limit, f"{scope}_evidence": evidence(limit, shares, telling.limits.facts)}
     row["remark"] = "; ".join(dict.fromkeys(text for job in jobs for text in _remarks(job)))
     return row
@@ -223,7 +226,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], list
          "speedup_command": "speed-up, whole command", "efficiency": "efficiency", "joules_per_image": "J/image",
          "utilisation": "utilisation"}),
         ("Where the time went, in seconds", {"startup_s": "start-up", "build_s": "build", "load_s": "load",
-         "warmup_s": "warm-up", "steady_s": "steady", "command_s": "whole command"}),
+         "warmup_s": "warm-up", "steady_s": "steady", "end_s": "the end", "command_s": "whole command"}),
         ("What limits it, and what the ranks spent the steady state on", {"command_limit": "whole command",
          "steady_limit": "steady state", **losses}),
     )  # fmt: skip

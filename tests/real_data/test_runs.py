@@ -59,8 +59,8 @@ NIH = ("Pneumonia", "Infiltration")
 
 @pytest.mark.parametrize("split", ["own", "official"])
 def test_nih_pneumonia_and_infiltration(place, real_data, split):
-    root = f"data.root={real_data / 'nih_chest_xray14'}"
-    run(place, *SMALL, "experiment=nih_pneumonia_infiltration", root, f"data.split={split}", f"run_dir={split}")
+    root = (f"data.root={real_data / 'nih_chest_xray14'}", "data.source.images=images_256")
+    run(place, *SMALL, "experiment=nih_pneumonia_infiltration", *root, f"data.split={split}", f"run_dir={split}")
     tables, rows = check(place, split, NIH)
     assert set(pd.read_csv(place / split / "predictions.csv")["split"]) == {"val", "test"}
     every = pd.concat(tables.values())

@@ -19,7 +19,7 @@ def kermany(real_data):
 
 @pytest.fixture(scope="module")
 def nih(real_data):
-    return Nih(real_data / "nih_chest_xray14")
+    return Nih(real_data / "nih_chest_xray14", images="images_256")
 
 
 def test_kermanys_classes_and_patients(kermany):
@@ -84,7 +84,7 @@ def test_nih_boxes_lie_in_the_images_whose_findings_they_show(nih, real_data):
     assert boxes[["x", "y", "w", "h"]].to_numpy().min() > 0
     assert (boxes["x"] + boxes["w"]).max() <= 1
     assert (boxes["y"] + boxes["h"]).max() <= 1
-    every = Nih(real_data / "nih_chest_xray14", findings=sorted(set(boxes["finding"])))
+    every = Nih(real_data / "nih_chest_xray14", findings=sorted(set(boxes["finding"])), images="images_256")
     for box in boxes.itertuples():
         assert every.table.set_index("id").loc[box.id, box.finding] == 1
 

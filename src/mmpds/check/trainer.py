@@ -30,7 +30,7 @@ def trainer_problems(cfg: DictConfig, world: int, launched: bool) -> list[Proble
     choice = "trainer"
     if trainer.accelerator == "gpu" and not (here := gpus()):
         cure = "no GPU here; use trainer=cpu or trainer=mpi_cpu"
-        found.append(Problem(choice, trainer.accelerator, cure, lacking=True))
+        found.append(Problem("trainer.accelerator", trainer.accelerator, cure, lacking=True))
     elif trainer.accelerator == "gpu" and trainer.launcher == "mpi" and not launched and world > here:
         found.append(
             Problem(

@@ -30,6 +30,9 @@ class ChestXray(ImageFiles):
         root: the folder of class folders, or of split folders.
         findings: the label columns; None: one a class folder that is not normal, in alphabetical order.
 
+    Attributes:
+        notes: what a run warns of: that files do not tell their patients.
+
     Raises:
         ValueError: there are no class folders with images, or none for a finding asked for, or images lie beside
             folders of splits.
@@ -64,6 +67,11 @@ class ChestXray(ImageFiles):
             )
         if found and (unknown := sorted(set(chosen) - set(found))):
             raise ValueError(f"findings={unknown}: {root} has class folders only for {list(found)}; name these")
+        unnamed = sum(PATIENT.match(PurePosixPath(path).name) is None for path in table["path"])
+        self.notes = [
+            f"{unnamed} images count as a patient each, for their names tell none: where several are of one patient, "
+            "splits leak and intervals are too narrow"
+        ] * (unnamed > 0)  # fmt: skip
         columns = {finding: (table["class"] == finding).astype(float) for finding in chosen}
         unused = ["class"] if table["split"].notna().any() else ["class", "split"]
         super().__init__(root, table.drop(columns=unused).assign(**columns), chosen)

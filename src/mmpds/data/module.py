@@ -111,7 +111,7 @@ class ImageData(pl.LightningDataModule):
         self.findings: tuple[str, ...] = tuple(findings or known)
         self.rejected = pd.DataFrame(columns=["id", "reason"])
         self.images: dict[str, Images] = {}
-        self.notes: list[str] = []
+        self.notes = [note for source in (self.source, self.test_source) for note in getattr(source, "notes", ())]
         self.leaked: list[str] = []  # what the test split shares with that of training
         self.load_s = 0.0
         self._trained: set[str] = set()  # digests of the training images

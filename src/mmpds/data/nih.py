@@ -30,7 +30,7 @@ class Nih(ImageFiles):
         root: the folder of `Data_Entry_2017*.csv`, `train_val_list.txt`, `test_list.txt` and
             `BBox_List_2017.csv`; the tables may be gzipped, the lists and boxes may be missing.
         findings: the label columns, out of the 14.
-        images: the folder of images below `root`, searched with all its folders: "." for the full release.
+        images: the folder of images below `root`, searched with all its folders.
 
     Attributes:
         boxes: expert boxes of the images on disk: `id`, `finding`, and `x, y, w, h` of left edge, top edge,
@@ -45,7 +45,7 @@ class Nih(ImageFiles):
         self,
         root: str | Path,
         findings: Sequence[str] = FINDINGS,
-        images: str = "images_256",
+        images: str = ".",
     ) -> None:
         for finding in findings:
             if finding not in FINDINGS:
@@ -112,7 +112,9 @@ def _by_name(paths: Iterable[str]) -> dict[str, str]:
     for path in paths:
         name = PurePosixPath(path).name
         if name in found:
-            raise ValueError(f"images: both {found[name]} and {path} are there; name one of these folders")
+            raise ValueError(
+                f"images: both {found[name]} and {path} are there; name one of these folders, by data.source.images"
+            )
         found[name] = path
     return found
 

@@ -115,11 +115,15 @@ def judge_answers(table: pd.DataFrame, group: Array, replicates: int, seed: int)
 
 
 def similarity(written: Sequence[str], known: Sequence[str], group: Array, replicates: int, seed: int) -> Evaluation:
-    """Corpus BLEU of 1 to 4 words and the mean ROUGE-L, of `normalized` texts; arguments as in `judge_answers`."""
+    """Corpus BLEU of 1 to 4 words and the mean ROUGE-L, of `normalized` texts; arguments as in `judge_answers`.
+
+    BLEU of more words than any reference has is left out: it would be 0 for the references themselves.
+    """
     from torchmetrics.functional.text import bleu_score, rouge_score
 
     ours, theirs = [normalized(text) for text in written], [normalized(text) for text in known]
-    metrics = {f"bleu/{n}": float(bleu_score(ours, [[text] for text in theirs], n_gram=n)) for n in ORDERS}
+    orders = [n for n in ORDERS if n <= max(len(text.split()) for text in theirs)]
+    metrics = {f"bleu/{n}": float(bleu_score(ours, [[text] for text in theirs], n_gram=n)) for n in orders}
     pairs = list(zip(ours, theirs, strict=True))
     each = {pair: float(rouge_score(*pair, rouge_keys="rougeL")["rougeL_fmeasure"]) for pair in set(pairs)}
     rouge = np.array([each[pair] for pair in pairs])

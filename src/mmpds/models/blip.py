@@ -186,7 +186,8 @@ class Blip(pl.LightningModule):
             ValueError: there are no texts to learn from.
         """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        texts = self.texts(data.images["train"])
+        images = data.images["train"]
+        texts = self.texts(images)
         if len(texts) < 2:
             raise ValueError("the training images have no texts to learn from: give data with captions or questions")
         if self.tokenizer is None:
@@ -194,6 +195,8 @@ class Blip(pl.LightningModule):
         longest = min(self.hparams["longest"] + 1, self._limit)
         if long := sum(len(self.tokenizer(text, verbose=False).input_ids) > longest for text in texts):
             data.notes.append(f"{long} training texts have more tokens than model.longest or the limit of the encoder")
+        if not hasattr(images, "questions") and (missing := images.caption.count("")):
+            data.notes.append(f"{missing} training images have no caption, and teach to say nothing: leave them out")
 
     def batch_losses(self, batch: Any) -> tuple[Tensor, Tensor]:
         """`losses` of a batch's captions."""

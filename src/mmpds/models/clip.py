@@ -205,6 +205,8 @@ class Clip(Detector):
             data.notes.append(
                 f"{long} captions are longer than the text encoder's {limit} tokens: it reads their beginnings"
             )
+        if missing := captions.count(""):
+            data.notes.append(f"{missing} training images have no caption, and all are taken for alike: leave them out")
         if len(set(captions)) < 2:
             raise ValueError("the training images have no captions to tell apart: CLIP learns from pairs of both")
 

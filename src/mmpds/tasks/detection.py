@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from omegaconf import OmegaConf
 
 from mmpds import tracking
 from mmpds.callbacks.predictions import prediction_table, rejected_table, write_table
@@ -87,11 +88,13 @@ class Task:
         cfg, model, data = self.run.cfg, self.run.model, self.run.data
         callbacks: dict[str, Any] = self.run.callbacks
         threshold, images = model.threshold, data.images["test"]
-        if cfg.checkpoint and (asked := cfg.model.threshold.rule) != threshold.rule:
-            why = "there was nothing to fit it on"
-            found["warnings"].append(
-                f"model.threshold.rule={asked} not applied: {why}; these are the checkpoint's, of rule {threshold.rule}"
-            )
+        kept = {"threshold.rule": threshold.rule, "calibration": model.calibration.method}
+        if "@" in threshold.rule:
+            level = threshold.rule.rpartition("@")[2]
+            kept[f"threshold.{level}"] = getattr(threshold, level)
+        for key, own in kept.items() if cfg.checkpoint else ():
+            if (asked := OmegaConf.select(cfg.model, key)) != own:
+                found["warnings"].append(f"model.{key}={asked} not applied: a checkpoint keeps its own, {own}")
         add(found, judge(
             prob, images.label.numpy(), decision, images.table, threshold, model.findings, replicates=cfg.bootstrap,
             seed=cfg.seed, input_range=callbacks["input_range"].summary() if "input_range" in callbacks else None,

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mmpds.data.chest_xray import ChestXray, patient
+from mmpds.data.module import ImageData
 
 
 def put(root, *paths):
@@ -44,6 +45,7 @@ def test_kermanys_layout(tmp_path):
     )
     assert rows.groupby("split").size().to_dict() == {"train": 3, "val": 1, "test": 1}
     assert source.image(0, 8).shape == (8, 8)
+    assert source.notes == []
 
 
 def test_class_folders_without_splits(tmp_path):
@@ -57,6 +59,13 @@ def test_class_folders_without_splits(tmp_path):
         "TB/b.png": [False, 0.0, 1.0],
         "healthy/a.png": [True, 0.0, 0.0],
     }
+
+
+def test_files_that_do_not_tell_their_patients_are_warned_of(tmp_path):
+    put(tmp_path, "NORMAL/IM-0115-0001.jpeg", "PNEUMONIA/a.png", "PNEUMONIA/b.png")
+    data = ImageData(ChestXray, root=str(tmp_path), size=32)
+    assert data.notes == ChestXray(tmp_path).notes
+    assert "2 images count as a patient each" in data.notes[0]
 
 
 def test_findings_can_be_chosen_and_ordered(tmp_path):

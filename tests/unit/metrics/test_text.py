@@ -103,3 +103,9 @@ def test_similarity_is_that_of_torchmetrics():
     theirs = bleu_score(["left upper lobe mass", "no effusion"], [["mass in left upper lobe"], ["no effusion"]], 2)
     assert found.metrics["bleu/2"] == pytest.approx(float(theirs))
     assert found.metrics["rouge_l"] == pytest.approx((2 * 0.75 * 0.6 / 1.35 + 1) / 2)
+
+
+def test_bleu_of_more_words_than_a_reference_has_is_left_out():
+    found = similarity(["left lung", "no"], ["left lung", "no"], np.arange(2), 0, 0).metrics
+    assert [name for name in found if "bleu" in name] == ["bleu/1", "bleu/2"]
+    assert found["bleu/2"] == pytest.approx(1)
