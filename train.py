@@ -48,7 +48,8 @@ def main(argv: list[str]) -> int:
 
         say(f"mmpds: {describe(error)}")
         status = 1
-    return status or (swept.finish() if swept else 0)
+    told = 0 if swept is None else swept.finish()
+    return status or told  # 130 of an interruption, which its job's failure must not hide
 
 
 if __name__ == "__main__":

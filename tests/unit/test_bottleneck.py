@@ -120,7 +120,7 @@ def test_only_what_a_warm_up_takes_longer_than_later_batches_is_start_up():
 
 def test_the_end_of_the_command():
     assert named(run(rank(), command_s=16.4), scope="command") == (
-        "the end", "5 of 16.4 s go to metrics, reports and the end of the processes",
+        "the end", "5 of 16.4 s go to validation, other stages, metrics, reports and the end",
     )  # fmt: skip
 
 
