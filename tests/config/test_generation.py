@@ -166,7 +166,7 @@ def test_a_sweep_over_trainers_skips_gpus_and_tells_the_speed_ups(swept):
         statuses = {row["job"]: row["status"] for row in csv.DictReader(file)}
     assert statuses == {f"trainer={name}": "finished" if name in RAN else "skipped"
                         for name in (*RAN, "gpu", "mpi_gpu")}  # fmt: skip
-    assert done.stderr.count("mmpds: skipped: trainer=gpu: no GPU here") == 2
+    assert done.stderr.count("mmpds: skipped: trainer.accelerator=gpu: no GPU here") == 2
     text = (folder / "summary.md").read_text()
     heads = ("stage s", "images/s", "speed-up", "speed-up, whole command", "efficiency", "J/image", "utilisation",
              "start-up", "build", "load", "warm-up", "steady", "whole command")  # fmt: skip

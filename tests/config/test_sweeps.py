@@ -133,7 +133,7 @@ def test_a_sweep_skips_what_the_machine_lacks(partly):
     folder, done, found = partly
     assert done.returncode == 0, done.stderr[-2000:]
     assert statuses(found) == {"trainer=cpu_seq": "finished", "trainer=cpu": "finished", "trainer=gpu": "skipped"}
-    assert "mmpds: skipped: trainer=gpu: no GPU here" in done.stderr
+    assert "mmpds: skipped: trainer.accelerator=gpu: no GPU here" in done.stderr
     assert "no GPU here" in results_of(sweep_of(folder) / "trainer=gpu")["error"]
 
 
@@ -150,7 +150,7 @@ def test_a_sweep_over_trainers_ends_with_speed_ups(partly):
     assert float(row["command_s"]) > float(row["startup_s"]) + float(row["stage_s"])
     assert ways["trainer=gpu"]["speedup_steady"] == ""
     text = (sweep_of(folder) / "summary.md").read_text()
-    for shown in ("Speed, against trainer=cpu_seq", "Where the time went", "trainer=gpu: skipped: trainer=gpu: no GPU"):
+    for shown in ("Speed, against trainer=cpu_seq", "Where the time went", "trainer=gpu: skipped: trainer.accelerator=gpu: no GPU"):
         assert shown in text
         assert shown in done.stdout
 
