@@ -21,7 +21,7 @@ demo: .venv/ready ## train and evaluate DenseNet-121 on phantom radiographs
 	$(BIN)/python train.py experiment=demo
 
 test: .venv/ready ## run the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: a second worker has all others meanwhile."""
-    items.sort(key=lambda item: "slurm/" not in item.nodeid)
+    items.sort(key=lambda item: "slurm/test_training" not in item.nodeid)
 
 
 @pytest.fixture(scope="session")

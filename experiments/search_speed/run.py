@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from functools import partial
@@ -167,7 +168,8 @@ def halves(folder, queries, launcher, places):
     with Listener(family="AF_UNIX") as listener:
         command = [*launcher, sys.executable, __file__, "--half", str(folder)]
         for place in places:
-            subprocess.Popen([*command, place, str(queries), listener.address], env=environment)
+            started = subprocess.Popen([*command, place, str(queries), listener.address], env=environment)
+            threading.Thread(target=lambda half=started: half.wait() and os._exit(1), daemon=True).start()
         pipes = [listener.accept() for _ in range(2)]
 
     def measure():

@@ -187,6 +187,7 @@ def mpi(size, folder, rounds):
         "callbacks=default",
         "trainer.max_epochs=1",
         "+trainer.limit_train_batches=1",
+        "data.source.seed=1",  # what is tested it has not seen
         f"run_dir={folder}/fit",
     ]
     subprocess.run(

@@ -30,6 +30,16 @@ PACKAGES = (
     "mpi4py",
     "numpy",
 )
+UNTRAINED = (
+    "stages",
+    "init_from",
+    "data.workers",
+    "data.cache_dir",
+    "data.on_bad_image",
+    "data.predict_root",
+    "data.test_root",
+)
+"""Settings of a training that may be others when it is gone on with."""
 
 
 def save_config(cfg: DictConfig, run_dir: Path, command: list[str], started: float) -> None:
@@ -115,7 +125,7 @@ def add_timing(run_dir: Path, name: str, seconds: float) -> None:
 def newest_checkpoint(folder: Path, cfg: DictConfig) -> Path | None:
     """The last.ckpt of the newest run below `folder` that has one and makes the same, however long it trains."""
     found = sorted(folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((path for path in found if not changed(path.parents[1], cfg, but=("stages",))), None)
+    return next((path for path in found if not changed(path.parents[1], cfg, but=UNTRAINED)), None)
 
 
 def newest_unfinished(folder: Path, cfg: DictConfig) -> Path | None:
@@ -150,6 +160,8 @@ def _decisive(cfg: Any) -> dict[str, Any]:
 
     found = leaves(OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True), "")
     spared = ("data.batch_size", "data.schedule") if "data.prompts" in found else ()
+    if root := found.get("data.root"):
+        found["data.root"] = str(Path(str(root)).resolve())
     return {name: value for name, value in found.items() if name not in spared}
 
 

@@ -92,8 +92,9 @@ class Sweep:
             cfg.run_dir = str(run_dir)
             if cfg.trainer.launcher == "none":
                 cfg.ranks = "auto"  # they are for the jobs that have some
-            results.save_config(cfg, run_dir, overrides, time.time())
             problems = config_problems(cfg, World())
+            if not any(problem.key == "resume" for problem in problems):  # which is about what stands there
+                results.save_config(cfg, run_dir, overrides, time.time())
             if problems and all(problem.lacking for problem in problems):
                 why = "; ".join(map(str, problems))
                 results.mark(run_dir, "skipped", why)

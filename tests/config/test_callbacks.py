@@ -72,7 +72,7 @@ def test_all_at_once_each_with_its_value():
         (["model=clip", "callbacks=gradcam"], ["gradcam"], "model=densenet121"),
         (["callbacks.timing=null"], ["timing"], "leave it"),
     ],
-)
+)  # fmt: skip
 def test_callbacks_of_another_kind_of_model_are_told_before_it_trains(overrides, keys, cure):
     found = problems(*overrides)
     assert [problem.key for problem in found] == [f"callbacks.{key}" for key in keys]
@@ -82,3 +82,12 @@ def test_callbacks_of_another_kind_of_model_are_told_before_it_trains(overrides,
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")))
 def test_every_recipe_has_callbacks_that_suit_it(name):
     assert callback_problems(compose("train", [f"experiment={name}"])) == []
+
+
+@pytest.mark.parametrize("limit", ["limit_test_batches=8", "limit_predict_batches=1", "fast_dev_run=true"])
+def test_a_detector_is_judged_on_whole_splits(limit):
+    (problem,) = problems(f"+trainer.{limit}")
+    assert problem.key == f"trainer.{limit.partition('=')[0]}"
+    assert (
+        problems("+trainer.limit_test_batches=1.0", "+trainer.limit_val_batches=2", "+trainer.fast_dev_run=false") == []
+    )

@@ -57,7 +57,7 @@ def test_every_experiment_goes_with_every_trainer(experiment, trainer):
     lacking |= {"callbacks.embeddings.archive"}
     if trainer.startswith("deepspeed"):
         lacking |= {"callbacks.ema"}  # told to be left out
-    assert keys <= lacking | {"trainer", "trainer.launcher", "ranks"}
+    assert keys <= lacking | {"trainer", "trainer.accelerator", "trainer.launcher", "ranks"}
 
 
 EVALUATE = ("experiment=evaluate_predictions", f"data.predictions={__file__}")
@@ -133,7 +133,7 @@ def test_int8_says_where_it_is_for(monkeypatch):
     known = ("stages=[test]", f"checkpoint={__file__}")
     assert cures("model=clip", *known) == cures("model=blip_vqa", *known) == []
     assert [cure[:17] for cure in cures("experiment=demo")] == ["it trains nothing", "it speeds up CLIP"]
-    assert ["it is for CPUs" in cure for cure in cures("model=clip", "trainer=gpu", *known)] == [True]
+    assert ["it is for CPUs" in cure for cure in cures("model=clip", "trainer=gpu", *known)] == [False, True]
     assert ["not compiled" in cure for cure in cures("model=clip", "trainer.compile=true", *known)] == [True]
     monkeypatch.setattr("mmpds.check.trainer.has_vnni", lambda: False)
     assert "VNNI" in cures("model=clip", *known)[0]
@@ -250,7 +250,13 @@ def test_weights_that_saw_another_split_are_refused(tmp_path):
         assert wrong(*start, "data.split_seed=7") == ["data.split_seed"]
         assert wrong(*start, "data.split_seed=7", "data.source.seed=3") == []
         assert wrong(*start, "data.source.images=300") == ["data.source.images"], "the first phantoms are the same"
-        assert wrong(*start, "data.findings=[Effusion]") == ["data.findings"], "patients are split by their findings"
+    assert wrong(f"init_from={checkpoint}", "data.findings=[Effusion]") == ["data.findings"], (
+        "patients are split by them"
+    )
+    assert wrong(f"init_from={checkpoint}", "stages=[fit]", "data.split_seed=7") == ["data.split_seed"]
+    assert wrong(f"init_from={checkpoint}", "stages=[test]", "data.split_seed=7") == ["data.split_seed"]
+    test = (f"checkpoint={checkpoint}", "stages=[test]")
+    assert wrong(*test, "data.findings=[Effusion]") == [], "a checkpoint brings its own"
     assert wrong(f"checkpoint={checkpoint}", "stages=[predict]", "data.split_seed=7", f"data.predict_root={ROOT}") == []
 
 
@@ -264,7 +270,7 @@ def test_a_training_of_other_settings_is_not_gone_on_with(tmp_path):
         return check.config_problems(cfg, World())
 
     for resume in ("resume=last", "resume=auto"):
-        assert wrong(resume, "trainer.max_epochs=9", "trainer=cpu_seq") == []
+        assert wrong(resume, "trainer.max_epochs=9", "trainer=cpu_seq", "data.workers=3", "data.cache_dir=/tmp/x") == []
         (problem,) = wrong(resume, "data.split_seed=7")
         assert problem.key == "resume"
         assert "data.split_seed=0, now 7" in problem.cure

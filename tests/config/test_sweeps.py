@@ -150,7 +150,11 @@ def test_a_sweep_over_trainers_ends_with_speed_ups(partly):
     assert float(row["command_s"]) > float(row["startup_s"]) + float(row["stage_s"])
     assert ways["trainer=gpu"]["speedup_steady"] == ""
     text = (sweep_of(folder) / "summary.md").read_text()
-    for shown in ("Speed, against trainer=cpu_seq", "Where the time went", "trainer=gpu: skipped: trainer.accelerator=gpu: no GPU"):
+    for shown in (
+        "Speed, against trainer=cpu_seq",
+        "Where the time went",
+        "trainer=gpu: skipped: trainer.accelerator=gpu: no GPU",
+    ):
         assert shown in text
         assert shown in done.stdout
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmpds.check.contrastive import ranks_answers, writes
+from mmpds.check.contrastive import contrasts, ranks_answers, writes
 from mmpds.check.generation import generates
 from mmpds.check.problem import Problem
 from mmpds.data.corruptions import wrong_levels
@@ -20,31 +20,36 @@ def callback_problems(cfg: DictConfig) -> list[Problem]:
     """What a run needs to report its results, and what looks for things that its model does not have."""
     stated, found = cfg.callbacks or {}, []
     texts, judged = writes(cfg) or ranks_answers(cfg), {"fit", "test"} & set(cfg.stages)
-    own = (
-        "diffusion"
-        if generates(cfg)
-        else "answers"
-        if str(cfg.data.get("_target_")).endswith("QuestionData")
-        else "captions"
-    )
+    asks = str(cfg.data.get("_target_")).endswith("QuestionData")
+    own = "diffusion" if generates(cfg) else "default" if not texts else "answers" if asks else "captions"
     if not stated.get("timing"):
         found.append(Problem("callbacks.timing", None, "every run's record has it: leave it as it is"))
     keeps = None if generates(cfg) else "texts" if texts else "predictions"
     if keeps and not stated.get(keeps) and (judged or ("predict" in cfg.stages and not stated.get("embeddings"))):
         cure = f"nothing else keeps what this model predicts: leave out callbacks=, or give callbacks={own}"
-        found.append(Problem(f"callbacks.{keeps}", None, cure if texts else cure.replace(own, "default")))
+        found.append(Problem(f"callbacks.{keeps}", None, cure))
     if (texts or generates(cfg)) and "fit" in cfg.stages and (best := stated.get("best")) and best.monitor == DETECTS:
         cure = f"only detectors log it: leave out callbacks=, or give callbacks={own}"
         found.append(Problem("callbacks.best.monitor", DETECTS, cure))
-    if stated.get("gradcam") and "densenet" not in str(cfg.model.get("_target_")):
-        found.append(Problem("callbacks.gradcam", "", "it explains DenseNet's features: use model=densenet121"))
+    if stated.get("gradcam") and (contrasts(cfg) or texts or generates(cfg)):
+        cure = "it explains the features of a detector such as model=densenet121; leave it out"
+        found.append(Problem("callbacks.gradcam", "", cure))
     if keeps == "predictions":
         found += [
-            Problem(f"trainer.{key}", value, "a detector is judged on whole splits: give fewer images, or leave it out")
+            Problem(
+                f"trainer.{key}",
+                cfg.trainer[key],
+                "a detector is judged on whole splits: give fewer images, or leave it out",
+            )
             for key in ("limit_test_batches", "limit_predict_batches", "fast_dev_run")
-            if (value := cfg.trainer.get(key)) not in (None, False, 1.0)
+            if not _whole(cfg.trainer.get(key))
         ]
     return found + _robustness_problems(cfg)
+
+
+def _whole(limit: object) -> bool:
+    """Whether one of Lightning's limits is none; 1 is one batch, 1.0 all of them."""
+    return limit is None or limit is False or (isinstance(limit, float) and limit == 1)
 
 
 def _robustness_problems(cfg: DictConfig) -> list[Problem]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmpds.check.contrastive import ranks_answers
 from mmpds.check.generation import generates, has_prompts
 from mmpds.check.problem import Problem, exists, nearest
-from mmpds.results import CONFIG, changed
+from mmpds.results import CONFIG, UNTRAINED, changed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -58,8 +58,10 @@ def _resume_problems(cfg: DictConfig) -> list[Problem]:
     if not saved:
         cure = f"no {runs / pattern}: nothing to go on with; resume=auto starts anew"
         return [Problem("resume", "last", cure)] if cfg.resume == "last" else []
-    others = [changed(path.parents[1], cfg, but=("stages",)) for path in saved]
-    if "fit" not in cfg.stages or [] in others or (cfg.resume == "auto" and not cfg.run_dir):
+    if "fit" not in cfg.stages or (cfg.resume == "auto" and not cfg.run_dir):
+        return []
+    others = [changed(path.parents[1], cfg, but=UNTRAINED) for path in saved]
+    if [] in others:
         return []
     cure = (
         f"{saved[-1]} was trained otherwise ({'; '.join(others[-1])}): give the same settings, or resume={saved[-1]}, "
@@ -72,23 +74,32 @@ def start_problems(cfg: DictConfig) -> list[Problem]:
     """Whether weights have seen what they would be tested on: those that training starts from, and a checkpoint's."""
     from omegaconf import OmegaConf
 
-    key = "init_from" if "fit" in cfg.stages else "checkpoint"
+    key = "init_from" if "fit" in cfg.stages or not cfg.checkpoint else "checkpoint"
     config = Path(str(cfg[key])).parent.parent / CONFIG
-    if "test" not in cfg.stages or not cfg[key] or cfg.data.get("test_root") or not config.is_file():
+    if not {"fit", "test"} & set(cfg.stages) or not cfg[key] or not config.is_file():
         return []
     before: Any = OmegaConf.to_container(OmegaConf.load(config)).get("data", {})  # type: ignore[union-attr]
     now: Any = OmegaConf.to_container(cfg.data, resolve=True)
-    roots = [str(Path(str(data.get("root"))).resolve()) for data in (before, now)]
+    old_root, root, test_root = (
+        str(Path(str(given)).resolve()) for given in (before.get("root"), now.get("root"), now.get("test_root"))
+    )
+    told = "else it would be tested on patients that it knows"
+    if now.get("test_root") and "fit" not in cfg.stages:
+        return [Problem("data.test_root", test_root, f"{key} was trained there: {told}")] * (test_root == old_root)
     sources = [{k: v for k, v in (data.get("source") or {}).items() if k != "images"} for data in (before, now)]
-    if roots[0] != roots[1] or sources[0] != sources[1]:
+    if root != old_root or sources[0] != sources[1]:
         return []  # other images
-    deciding = ["split", "split_seed", "fractions"] + ["findings"] * (now.get("split") == "own")
+    deciding = ["split"]
+    if key == "init_from" or now.get("split") == "own":
+        deciding += ["split_seed", "fractions"]
+    if key == "init_from" and now.get("split") == "own":
+        deciding += ["findings"]  # by which patients are split; a checkpoint brings its own
     found = [(f"data.{name}", before[name], now.get(name)) for name in deciding if name in before]
     old_count, count = ((data.get("source") or {}).get("images") for data in (before, now))
     if isinstance(count, int):  # of phantoms, whose first ones are the same
         found.append(("data.source.images", old_count, count))
     return [
-        Problem(name, new, f"{key} was trained with {old}: else it would be tested on patients that it knows")
+        Problem(name, new, f"{key} was trained with {'null' if old is None else old}: {told}")
         for name, old, new in found
         if old != new
     ]

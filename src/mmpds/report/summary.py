@@ -45,9 +45,9 @@ def sentence(run: StoredRun) -> str:
     if (similar := metrics.get("test/rouge_l")) is not None and "test/accuracy/all" not in metrics:
         told = f"On {counts.get('test/items', 0):,} test images its captions have a ROUGE-L of {similar:.3f}"
         if (missed := metrics.get("test/omission/all")) is not None:
-            made_up = metrics.get("test/hallucination/all", 0.0)
-            told += f"; {100 * made_up:.1f} % of the findings that they name are absent"
-            told += f", {100 * missed:.1f} % of those present are not named"
+            told += f"; {100 * missed:.1f} % of the findings that are there are not named"
+        if (made_up := metrics.get("test/hallucination/all")) is not None:
+            told += f"; {100 * made_up:.1f} % of those named are absent"
         return f"{before}{told}."
     items, auroc = counts.get("test/items"), metrics.get("test/auroc/macro")
     if not items or auroc is None:

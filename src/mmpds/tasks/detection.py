@@ -93,7 +93,7 @@ class Task:
             level = threshold.rule.rpartition("@")[2]
             kept[f"threshold.{level}"] = getattr(threshold, level)
         for key, own in kept.items() if cfg.checkpoint else ():
-            if (asked := OmegaConf.select(cfg.model, key)) != own:
+            if (asked := OmegaConf.select(cfg.model, key)) not in (None, own):
                 found["warnings"].append(f"model.{key}={asked} not applied: a checkpoint keeps its own, {own}")
         add(found, judge(
             prob, images.label.numpy(), decision, images.table, threshold, model.findings, replicates=cfg.bootstrap,

@@ -355,7 +355,9 @@ def test_a_test_of_captions_is_told_as_one(tmp_path):
     result = {"status": "finished", "metrics": metrics, "counts": {"test/items": 40}, "warnings": [], "diagnosis": None}
     (tmp_path / "results.json").write_text(json.dumps(result))
     text = page(tmp_path)
-    told = "On 40 test images its captions have a ROUGE-L of 0.500; 10.0 % of the findings that they name are absent"
-    assert told in text
+    told = (
+        "On 40 test images its captions have a ROUGE-L of 0.500; 25.0 % of the findings that are there are not named; "
+    )
+    assert f"{told}10.0 % of those named are absent." in text
     assert "no test split was judged" not in text.lower()
     assert "Beside the accuracy" not in text
