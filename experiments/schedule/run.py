@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mmpds import results
 from mmpds.console import table
-from mmpds.launch import allowed, free_port, mpirun, rendezvous
+from mmpds.launch import allowed, free_port, mpi_launcher, rendezvous
 from mmpds.sweep import markdown
 from mmpds.world import adopt, cores
 
@@ -142,8 +142,7 @@ def started(ranks, folder):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     environment |= allowed()
     # its component ucx complains about itself
-    command = [mpirun("auto"), "--mca", "osc", "^ucx", "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
-    command += ["-n", str(ranks), sys.executable, __file__, str(out)]
+    command = [*mpi_launcher(ranks), "--mca", "osc", "^ucx", sys.executable, __file__, str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     if done.returncode:
         raise SystemExit(f"{ranks} ranks failed:\n{done.stderr[-3000:]}")

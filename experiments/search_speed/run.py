@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from measure import apart, chosen_device, conclude, rate
 
-from mmpds.launch import allowed, mpirun
+from mmpds.launch import allowed, mpi_launcher
 from mmpds.search import approximate, ranks
 from mmpds.search.archive import ROWS, Archive, begin, write_shard
 from mmpds.search.exact import Exact
@@ -180,6 +180,12 @@ def halves(folder, queries, launcher, places):
     return measure
 
 
+def of_each_number(builders, rounds, folder):
+    """Rates of the contestants at each number of queries."""
+    turns = {queries: apart(builders, rounds, folder, queries) for queries in CALLS}
+    return {f"{name}, {queries}": each for queries, found in turns.items() for name, each in found.items()}
+
+
 def approximated(folder, rounds):
     """Queries a second of each index beside exact search; and what each finds, as Markdown."""
     archive, queries = Archive.open(folder), np.load(folder / "queries.npy")
@@ -210,7 +216,7 @@ def main():
         folder, place, queries, address = given.half
         half(Path(folder), place, int(queries), address)
         return 0
-    device, rates = chosen_device(parser, given), {"exact": {}}
+    device = chosen_device(parser, given)
     title = (
         f"Search of the {K} best of {given.vectors:,} vectors of {given.width} numbers, float32, "
         f"{4 * given.vectors * given.width / 1e9:.2f} GB; rates in queries a second, of bandwidth in GB/s"
@@ -219,21 +225,15 @@ def main():
         folder, smaller = Path(room, "archive"), Path(room, "smaller")
         write_archive(folder, given.vectors, given.width)
         other = {"torch": partial(torch_alone, device=device)} if given.gpu else {"faiss": theirs}
-        for queries in CALLS:
-            turns = apart({"mmpds": partial(ours, device=device)} | other, given.rounds, folder, queries)
-            rates["exact"] |= {f"{name}, {queries}": each for name, each in turns.items()}
+        rates = {"exact": of_each_number({"mmpds": partial(ours, device=device)} | other, given.rounds, folder)}
         rates["bandwidth"] = apart({"mmpds": reading, "copy": copy}, given.rounds, folder, device)
         if given.gpu:
             return conclude(HERE, title, rates, GPU_PAIRS, ("exact", "bandwidth"), unit="rate", gpu=True)
-        launcher = [mpirun("auto"), "-n", "2", "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
         pairs = {
-            "MPI": partial(halves, launcher=launcher, places=["mpi"]),
+            "MPI": partial(halves, launcher=mpi_launcher(2), places=["mpi"]),
             "apart": partial(halves, launcher=[], places=["0", "1"]),
         }
-        rates["ranks"] = {}
-        for queries in CALLS:
-            turns = apart(pairs, given.rounds, folder, queries)
-            rates["ranks"] |= {f"{name}, {queries}": each for name, each in turns.items()}
+        rates["ranks"] = of_each_number(pairs, given.rounds, folder)
         write_archive(smaller, given.approximate, given.width)
         rates["approximate"], recalls, remarks = approximated(smaller, given.rounds)
     return conclude(HERE, title, rates, PAIRS, SECTIONS, remarks, unit="rate", recall=recalls)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-from mmpds.launch import mpirun
+from mmpds.launch import mpi_launcher, mpirun
 from mmpds.world import cap_threads, gpus
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
@@ -94,7 +94,7 @@ def threads(count, bound=False):
 
 def ranks(count, command):
     """Command line that starts MPI ranks as `mmpds.launch` does: bound to no core."""
-    return [mpirun("auto"), "-n", str(count), "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", *command]
+    return [*mpi_launcher(count), *command]
 
 
 def missing(*packages):

@@ -133,8 +133,15 @@ def launcher_command(cfg: DictConfig, size: int) -> list[str]:
         return rank
     if cfg.trainer.launcher == "srun":
         return ["srun", f"--ntasks={size}", *rank]
-    # ranks are bound to no core: threads are capped instead, and a container may forbid binding
-    return [mpirun(cfg.mpirun), "-n", str(size), "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", *rank]
+    return [*mpi_launcher(size, cfg.mpirun), *rank]
+
+
+def mpi_launcher(size: int, setting: str = "auto") -> list[str]:
+    """What stands before a program's command line to start it in `size` MPI ranks; `setting` as `mpirun` takes it.
+
+    Ranks are bound to no core: threads are capped instead, and a container may forbid binding.
+    """
+    return [mpirun(setting), "-n", str(size), "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
 
 
 def mpirun(setting: str) -> str:

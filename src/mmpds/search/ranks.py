@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmpds.console import say
-from mmpds.launch import allowed, diagnose, mpirun
+from mmpds.launch import allowed, diagnose, mpi_launcher
 from mmpds.search.archive import Archive
 from mmpds.search.exact import Exact, Hits, merged
 from mmpds.world import adopt, cap_threads, cores
@@ -65,8 +65,8 @@ def start(folder: Path, queries: np.ndarray, k: int, ranks: int, device: str = "
         asked, answer = Path(room, "queries.npy"), Path(room, "hits.npz")
         np.save(asked, queries)
         command = [
-            mpirun("auto"), "-n", str(ranks), "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", sys.executable,
-            "-m", "mmpds.search.ranks", str(folder.resolve()), str(asked), str(k), device, str(answer),
+            *mpi_launcher(ranks), sys.executable, "-m", "mmpds.search.ranks", str(folder.resolve()), str(asked), str(k),
+            device, str(answer),
         ]  # fmt: skip
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
