@@ -119,12 +119,12 @@ def resamples(member: Array, replicates: int, seed: int) -> Iterator[Array]:
 
     Yields:
         [N, r], as many columns at a time as stay in a core's cache. They are float32 where that counts exactly
-        (to 2^24), which halves the work, else float64.
+        (to 2^24), which halves the work, else float64. Nothing of a single group, whose draws are all the same.
     """
     rng = np.random.default_rng(seed)
     groups, width = int(member.max()) + 1, max(1, CHUNK // len(member))
     exact = np.float32 if len(member) < 2**22 else np.float64
-    for start in range(0, replicates, width):
+    for start in range(0, replicates if groups > 1 else 0, width):
         draws = [
             np.bincount(rng.integers(groups, size=groups), minlength=groups)
             for _ in range(min(width, replicates - start))

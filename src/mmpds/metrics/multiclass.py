@@ -56,8 +56,7 @@ def multiclass(
 
     metrics = {name: float(v[0]) for name, v in judged(np.ones((len(prob), 1))).items() if not np.isnan(v[0])}
     patients = None if group is None else np.asarray(group)[known]
-    member = members(prob, label, patients)
-    chunks = [judged(weight) for weight in resamples(member, replicates, seed)] if member.max() else []
+    chunks = [judged(weight) for weight in resamples(members(prob, label, patients), replicates, seed)]
     drawn = {name: interval(np.concatenate([chunk[name] for chunk in chunks])) for name in metrics if chunks}
     counts = {f"items/{name}": int((truth == c).sum()) for c, name in enumerate(classes)}
     return Evaluation(metrics, {name: ends for name, ends in drawn.items() if ends}, counts, [])

@@ -68,8 +68,7 @@ def probe(
         }
 
     metrics = {name: float(v[0]) for name, v in judged(np.ones((len(new), 1))).items() if not np.isnan(v[0])}
-    member = members(new, truth, group)
-    chunks = [judged(weight) for weight in resamples(member, replicates, seed)] if member.max() else []
+    chunks = [judged(weight) for weight in resamples(members(new, truth, group), replicates, seed)]
     drawn = {name: interval(np.concatenate([chunk[name] for chunk in chunks])) for name in metrics if chunks}
     left = [str(count) for count in shots if count > rarest]
     warnings = [f"no classifiers of {', '.join(left)} shots: a finding has only {rarest} examples"] if left else []

@@ -65,7 +65,7 @@ def retrieval(
     metrics = {metric: float(v[0]) for metric, v in judged(np.ones((count, 1))).items()}
     metrics |= {f"{way}/median_rank": float(np.median(rank)) for way, rank in ranks.items()}
     member = members(name[:, None].astype(float), np.zeros((count, 1)), group)
-    chunks = [judged(weight) for weight in resamples(member, replicates, seed)] if member.max() else []
+    chunks = [judged(weight) for weight in resamples(member, replicates, seed)]
     drawn = {metric: interval(np.concatenate([c[metric] for c in chunks])) for metric in each if chunks}
     intervals = {metric: ends for metric, ends in drawn.items() if ends and "chance" not in metric}
     return Evaluation(metrics, intervals, {"retrieval/items": count, "retrieval/texts": len(right[0])}, [])
