@@ -54,17 +54,18 @@ def _resume_problems(cfg: DictConfig) -> list[Problem]:
     """Whether there is a training of these settings to go on with."""
     runs = Path(cfg.run_dir) if cfg.run_dir else Path("runs") / (cfg.name or "train")
     pattern = "checkpoints/last.ckpt" if cfg.run_dir else "*/checkpoints/last.ckpt"
-    saved = sorted(runs.glob(pattern), key=lambda path: path.stat().st_mtime)
+    saved = sorted(runs.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
     if not saved:
         cure = f"no {runs / pattern}: nothing to go on with; resume=auto starts anew"
         return [Problem("resume", "last", cure)] if cfg.resume == "last" else []
     if "fit" not in cfg.stages or (cfg.resume == "auto" and not cfg.run_dir):
         return []
-    others = [changed(path.parents[1], cfg, but=UNTRAINED) for path in saved]
-    if [] in others:
+    if not all(changed(path.parents[1], cfg, but=UNTRAINED) for path in saved):
         return []
+    newest = saved[0]
+    other = "; ".join(changed(newest.parents[1], cfg, but=UNTRAINED))
     cure = (
-        f"{saved[-1]} was trained otherwise ({'; '.join(others[-1])}): give the same settings, or resume={saved[-1]}, "
+        f"{newest} was trained otherwise ({other}): give the same settings, or resume={newest}, "
         "which goes on all the same, in a folder of its own"
     )
     return [Problem("resume", cfg.resume, cure)]

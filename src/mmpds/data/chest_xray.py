@@ -59,10 +59,11 @@ class ChestXray(ImageFiles):
                 f"root={root}: found no class folders with images, one of them a finding; "
                 "give the folder that holds NORMAL and PNEUMONIA, or train, val and test with those in each"
             )
-        if len(table["split"].unique()) > 1 and table["split"].isna().any():
-            strays = sorted({PurePosixPath(path).parts[0] for path in table["path"][table["split"].isna()]})
+        inside = table["split"].notna()
+        if inside.any() and not inside.all():
+            strays = sorted({PurePosixPath(path).parts[0] for path in table["path"][~inside]})
             raise ValueError(
-                f"root={root}: {', '.join(strays)} beside {', '.join(sorted(table['split'].dropna().unique()))}: is it "
+                f"root={root}: {', '.join(strays)} beside {', '.join(sorted(table['split'][inside].unique()))}: is it "
                 "a split of another name, or a copy of all? name splits train, val and test, and move the rest away"
             )
         if found and (unknown := sorted(set(chosen) - set(found))):
@@ -73,7 +74,7 @@ class ChestXray(ImageFiles):
             "splits leak and intervals are too narrow"
         ] * (unnamed > 0)  # fmt: skip
         columns = {finding: (table["class"] == finding).astype(float) for finding in chosen}
-        unused = ["class"] if table["split"].notna().any() else ["class", "split"]
+        unused = ["class"] if inside.any() else ["class", "split"]
         super().__init__(root, table.drop(columns=unused).assign(**columns), chosen)
 
 

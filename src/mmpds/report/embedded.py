@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from mmpds.report.stored import StoredRun
-from mmpds.report.tables import Cell, Table, metric
+from mmpds.report.tables import MACRO, Cell, Table, metric
 
 WAYS = {"image_to_text": "Image to text", "text_to_image": "Text to image"}
 
@@ -17,20 +15,20 @@ def compared(run: StoredRun) -> list[Table]:
 
 def learners(run: StoredRun) -> Table | None:
     """AUROC of each finding: by sentences alone, from a few labelled images, from all."""
-    names = [name.split("/")[1] for name in run.section("metrics") if re.match("test/(few_shot_|linear_probe/)", name)]
-    kinds = sorted(dict.fromkeys(names), key=lambda name: int(re.sub(r"\D", "", name) or 10**9))
+    metrics, few = run.section("metrics"), "test/few_shot_"
+    shots = sorted({int(name.removeprefix(few).split("/")[0]) for name in metrics if name.startswith(few)})
+    kinds = {f"few_shot_{count}": f"{count} + {count} images" for count in shots}
+    if any(name.startswith("test/linear_probe/") for name in metrics):
+        kinds["linear_probe"] = "All images"
     if not kinds:
         return None
-    heads = {
-        kind: re.sub("few_shot_(.*)", r"\1 + \1 images", kind).replace("linear_probe", "All images") for kind in kinds
-    }
     rows = [
-        [Cell("Mean (macro)" if finding == "macro" else finding), metric(run, f"auroc/{finding}")]
-        + [metric(run, f"{kind}/auroc/{finding}") for kind in kinds]
+        [Cell(MACRO if finding == "macro" else finding)]
+        + [metric(run, f"{kind}auroc/{finding}") for kind in ("", *(f"{kind}/" for kind in kinds))]
         for finding in (*run.findings, "macro")
-    ]  # fmt: skip
+    ]
     caption = "AUROC by sentences alone, and of logistic regression on the embeddings of labelled training images"
-    return Table(caption, ["Finding", "Zero-shot", *heads.values()], rows)
+    return Table(caption, ["Finding", "Zero-shot", *kinds.values()], rows)
 
 
 def retrieval(run: StoredRun) -> Table | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mmpds.report.tables import Cell, Table, number
+from mmpds.report.tables import MACRO, Cell, Table, number
 from mmpds.results import as_written
 
 SYNTHETIC = "All images of this run are synthetic: a model made them, and they show no patient."
@@ -127,7 +127,7 @@ def _by_finding(result: Mapping[str, Any], caption: str, columns: Mapping[str, s
     rows = []
     for finding in [*asked(result), "macro"]:
         if any(f"test/{name}/{finding}" in metrics for name in columns.values()):
-            names = ["Mean (macro)", ""] if finding == "macro" else [finding, f"{counts[f'test/asked/{finding}']:,}"]
+            names = [MACRO, ""] if finding == "macro" else [finding, f"{counts[f'test/asked/{finding}']:,}"]
             rows.append([*map(Cell, names), *(measure(result, f"{name}/{finding}") for name in columns.values())])
     return Table(_caption(caption, result), ["Finding", "Asked", *columns], rows) if rows else None
 

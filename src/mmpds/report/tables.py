@@ -11,6 +11,7 @@ import numpy as np
 from mmpds.report.stored import StoredRun, column
 
 MISSING = "–"
+MACRO = "Mean (macro)"
 HEADLINE = {
     "auroc": "AUROC",
     "average_precision": "AP",
@@ -76,7 +77,7 @@ def headline(run: StoredRun) -> Table | None:
         rare = f"{100 * positives / max(1, labelled):.1f} %"
         share = Cell(rare, f"{positives:,} of {labelled:,}") if labelled else Cell(MISSING)
         rows.append([Cell(finding), share, *(metric(run, f"{name}/{finding}") for name in metrics)])
-    rows.append([Cell("Mean (macro)"), Cell(""), *(metric(run, f"{name}/macro") for name in metrics)])
+    rows.append([Cell(MACRO), Cell(""), *(metric(run, f"{name}/macro") for name in metrics)])
     caption = "Each finding at its operating point, on the test split"
     caption += "; beneath a value its 95 % interval, from a bootstrap by patient" if run.section("intervals") else ""
     return Table(caption, ["Finding", "Prevalence", *(HEADLINE[name] for name in metrics)], rows)
